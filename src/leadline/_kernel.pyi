@@ -1,0 +1,256 @@
+"""The kernel: what is done per span or per value, in Rust. This file is its manual.
+
+The kernel has no clock, no input or output, no threads and no configuration beyond arguments. It releases the GIL
+while it works on bytes. Hostile bytes raise `DecodeError` with an offset; they never panic and never take memory
+beyond a small multiple of their own size. Times are nanoseconds since 1970 (int64).
+"""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+from numpy import bool_, float64, int64, uint8, uint32, uint64
+from numpy.typing import NDArray
+
+class DecodeError(ValueError):
+    """The bytes are not what they claim. `offset` is where the walk stopped, `what` is what it expected there."""
+
+    offset: int
+    what: str
+
+@final
+class Dialect:
+    """A compiled table of which attribute means what, made from `decode/dialects/*.yaml`.
+
+    Parameters
+    ----------
+    rules : sequence of (scope, key, field)
+        In order of precedence: for a field that several attributes fill, the earliest rule wins.
+        `scope` is ``"span"``, ``"scope"`` or ``"resource"``. `key` is an attribute key; ``"prefix.*"`` matches every
+        key that begins with ``prefix.`` and is not matched exactly by another rule. `field` is one of `FIELDS`,
+        or ``"feature:<name>"``, or ``"segment:<name>"``.
+
+    Raises
+    ------
+    ValueError
+        For a field or scope outside the list.
+    """
+
+    def __new__(cls, rules: Sequence[tuple[str, str, str]]) -> Dialect: ...
+
+@final
+class SpanBatch:
+    """A decoded trace request: columns over its own bytes. Immutable; shared by the sketches and the trace buffer."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the request."""
+    @property
+    def spans(self) -> int:
+        """Spans accepted."""
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Spans refused one by one (all-zero ids, …): reason -> count."""
+    @property
+    def predictions(self) -> dict[str, int]:
+        """Predictions found: model -> count."""
+    @property
+    def notes(self) -> dict[str, int]:
+        """What was read but is doubtful: name -> count (``event_time_clamped``, ``tracestate_malformed``, …)."""
+
+def decode_traces(
+    data: bytes,
+    dialect: Dialect,
+    receive_ns: int,
+    *,
+    max_late_ns: int = 604_800_000_000_000,
+    max_rows_per_span: int = 10_000,
+    max_depth: int = 64,
+) -> SpanBatch:
+    """Walks an ExportTraceServiceRequest (protobuf). Cost: about 0.4 µs a span; the GIL is released.
+
+    Raises
+    ------
+    DecodeError
+        If the bytes are not a well-formed request.
+    """
+
+def prediction_columns(batches: Sequence[SpanBatch]) -> dict[str, Any]:
+    """The slim rows of all predictions of `batches`, as columns, in order; what SLI expressions are evaluated on.
+
+    Returns
+    -------
+    dict
+        name -> `(values, null, categories)`: `values` is float64, int64 or uint32 codes; `null` a bool array or None;
+        `categories` the list of strings that codes index (None for numbers). Names: the columns of
+        `predictions` known at decode (`event_time` and `receive_time` as int64 ns, `duration_ns`, `score`,
+        `confidence`, `inbound_weight`, `prediction_id` left out) and ``segments.<name>`` for each segment that occurs.
+    """
+
+def decompress(encoding: str, data: bytes, limit: int) -> bytes:
+    """Decompresses a whole ``gzip``, ``deflate`` (zlib) or ``zstd`` body into at most `limit` bytes.
+
+    Raises
+    ------
+    DecodeError
+        If the data is corrupt or cut short.
+    OverflowError
+        If it would exceed `limit`; nothing past the limit is produced.
+    ValueError
+        For another encoding.
+    """
+
+@final
+class Sketches:
+    """Per (model, version, role), series and event-time window: moments, atoms and digest, bins, categories.
+
+    Bounded: past `max_groups` groups or `max_series` series a group, values go to the group or series
+    ``"(other)"`` and are counted in `overflow`.
+    """
+
+    def __new__(
+        cls,
+        window_ns: int = 60_000_000_000,
+        *,
+        max_groups: int = 1_000,
+        max_series: int = 2_000,
+        max_categories: int = 256,
+        atoms: int = 1_024,
+        compression: int = 200,
+    ) -> Sketches: ...
+    def set_references(
+        self,
+        references: Sequence[tuple[str, str, str, Sequence[float], Sequence[float], Sequence[str]]],
+    ) -> None:
+        """Frozen bins in force from here on: (model, series, bins_id, edges, atoms, categories).
+
+        Two bins ids a series at most (while a reference changes). Layout of the counts. Numeric:
+        ``[null, non_finite, under, bin…, over, atom…]``, bin i being edges[i] <= x < edges[i+1], the last closed;
+        a value equal to an atom counts there alone. Categorical: ``[null, category…, unseen]``.
+        """
+    def add(self, batch: SpanBatch) -> None: ...
+    @property
+    def overflow(self) -> dict[str, int]:
+        """What went to ``(other)`` since the last drain: ``groups``, ``series``, ``categories`` -> values."""
+    def drain(self, collector: str, segment: int) -> tuple[bytes, int]:
+        """The rows of table `sketches` (RowBinary, `SKETCH_COLUMNS`), sorted, and their number; then starts afresh."""
+    def quantiles(
+        self, series: str, levels: Sequence[float]
+    ) -> list[tuple[str, str, str, float, NDArray[float64]]]:
+        """(model, version, role, weight, value at each level) over what has not been drained."""
+
+@final
+class TraceBuffer:
+    """Undecided traces: spans stay in their requests' bytes; a few aggregates a trace.
+
+    A trace is due `wait_ns` after its first span was received, or `wait_after_root_ns` after its root was (0: that
+    rule is off), or when the buffer is over `max_bytes` or `max_traces` (oldest first).
+    """
+
+    def __new__(
+        cls,
+        wait_ns: int,
+        *,
+        wait_after_root_ns: int = 0,
+        max_bytes: int = 1 << 30,
+        max_traces: int = 1_000_000,
+        remember_kept: int = 100_000,
+        remember_dropped: int = 1_000_000,
+    ) -> TraceBuffer: ...
+    def add(self, batch: SpanBatch, sequence: int) -> None:
+        """Takes the spans of the request at journal position `sequence`."""
+    @property
+    def spans(self) -> int:
+        """Spans waiting, late ones included."""
+    @property
+    def predictions(self) -> dict[str, int]:
+        """Predictions waiting: model -> count."""
+    @property
+    def traces(self) -> int: ...
+    @property
+    def bytes(self) -> int:
+        """Bytes held, pinned requests included."""
+    @property
+    def late(self) -> int:
+        """Spans of traces that were decided before; the next `decide` gives them out."""
+    @property
+    def oldest_sequence(self) -> int | None:
+        """The lowest journal position that an undecided or late span came from."""
+    def due(self, now_ns: int, limit: int, *, everything: bool = False, rows: bool = False) -> dict[str, Any]:
+        """The traces to decide, oldest first, as columns; nothing is removed.
+
+        `everything` gives all of them (at shutdown). Keys, n traces: ``trace_id`` uint8 (n, 16); ``randomness`` uint64
+        (`ot=rv` of any span, else the last 56 bits of the id); ``threshold`` uint64, the largest inbound `th`;
+        ``sampled`` bool, whether there was one; ``spans`` uint32; ``bytes`` uint64; ``start_ns``, ``end_ns`` int64; ``error`` bool;
+        ``predictions`` uint32; ``service`` (codes, names). m predictions of them: ``p_trace`` uint32, index of its trace;
+        ``p_group`` uint32 with ``groups`` the list of (model, version, role); ``p_duration_ns`` uint64. With `rows`, ``rows`` is
+        what `prediction_columns` returns, for the m predictions.
+        """
+    def decide(
+        self,
+        trace_ids: NDArray[uint8],
+        keep: NDArray[bool_],
+        threshold: NDArray[uint64],
+        weight: NDArray[float64],
+        sampling: NDArray[uint8],
+        policy: NDArray[uint8],
+        *,
+        samplings: Sequence[str],
+        policies: Sequence[str],
+        plan_revision: int,
+        collector: str,
+        segment: int,
+        otlp: bool = False,
+    ) -> Taken:
+        """Takes the traces out, writes what is kept, remembers the decisions for late spans, and gives out the late spans so far.
+
+        One entry a trace. `threshold` is the `th` to emit (2**56 and above: none); `weight` the adjusted count of a kept trace (NaN: NULL);
+        `sampling` and `policy` index the two lists. Ids that are not in the buffer are passed over (a replay from a
+        later position meets them). A late span follows its trace; a late error of a dropped trace is kept with
+        sampling ``rescued`` and weight 0.
+        """
+    def remember(
+        self,
+        trace_ids: NDArray[uint8],
+        keep: NDArray[bool_],
+        threshold: NDArray[uint64],
+        weight: NDArray[float64],
+        sampling: NDArray[uint8],
+        policy: NDArray[uint8],
+        *,
+        samplings: Sequence[str],
+        policies: Sequence[str],
+        plan_revision: int,
+    ) -> None:
+        """Puts decisions of an earlier run into the memory for late spans."""
+
+@final
+class Taken:
+    """What a batch of decisions gave out."""
+
+    @property
+    def span_rows(self) -> bytes:
+        """Rows of `otel_traces` (RowBinary, `SPAN_COLUMNS`)."""
+    @property
+    def spans_kept(self) -> int: ...
+    @property
+    def spans_dropped(self) -> int: ...
+    @property
+    def spans_rescued(self) -> int:
+        """Of the kept ones: late errors of dropped traces."""
+    @property
+    def prediction_rows(self) -> bytes:
+        """Rows of `predictions` (RowBinary, `PREDICTION_COLUMNS`), of kept and dropped traces alike."""
+    @property
+    def predictions(self) -> dict[str, int]:
+        """model -> rows."""
+    @property
+    def otlp(self) -> list[bytes]:
+        """Kept spans as ExportTraceServiceRequests of at most about 4 MiB, with `ot=th` set; empty unless asked for."""
+
+FIELDS: tuple[str, ...]
+"""The fields that a dialect may fill."""
+
+SPAN_COLUMNS: tuple[tuple[str, str], ...]
+PREDICTION_COLUMNS: tuple[tuple[str, str], ...]
+SKETCH_COLUMNS: tuple[tuple[str, str], ...]
+"""(column, ClickHouse type) in row order, of each RowBinary block the kernel writes."""

@@ -1,0 +1,324 @@
+"""Settings: one Config per stage, from YAML, the environment and `--set`, checked together.
+
+`load(path, overrides)` reads a YAML file (an empty or absent one is fine: every key has a default), lays
+`LEADLINE_STAGE__KEY=value` variables and then `key.path=value` overrides over it, and reports every fault at once with
+file and line. Sizes are written ``64MiB``, times ``10s``, shares ``5%`` or ``0.05``; a plain number is bytes, seconds
+or a share.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from leadline.errors import ConfigError
+
+_SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def size_bytes(value: object) -> object:
+    """``64MiB`` -> 67108864; numbers pass through."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
+        if match and match[2].lower() in _SIZE_UNITS:
+            return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+        raise ValueError(f"expected a size such as 64MiB, got {value!r}")
+    return value
+
+
+def seconds(value: object) -> object:
+    """``1m30s`` -> 90.0; numbers pass through."""
+    if isinstance(value, str):
+        parts = re.findall(r"([0-9.]+)\s*(ms|[smhdw])", value)
+        if parts and re.fullmatch(r"(\s*[0-9.]+\s*(ms|[smhdw])\s*)+", value):
+            return sum(float(number) * _TIME_UNITS[unit] for number, unit in parts)
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError(f"expected a time such as 10s, 5m or 30d, got {value!r}") from None
+    return value
+
+
+def share(value: object) -> object:
+    """``5%`` -> 0.05; numbers pass through."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*%\s*", value)
+        try:
+            return float(match[1]) / 100 if match else float(value)
+        except ValueError:
+            raise ValueError(f"expected a share such as 5% or 0.05, got {value!r}") from None
+    return value
+
+
+Size = Annotated[int, BeforeValidator(size_bytes), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
+Share = Annotated[float, BeforeValidator(share), Field(ge=0, le=1)]
+Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$")]
+
+
+class Config(BaseModel):
+    """A group of settings: unknown keys are faults, values never change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReceiveConfig(Config):
+    """OTLP in."""
+
+    grpc: Address = Field("127.0.0.1:4317", description="OTLP/gRPC listens here; loopback unless told otherwise")
+    http: Address = Field("127.0.0.1:4318", description="OTLP/HTTP (protobuf and JSON) listens here")
+    max_bytes: Size = Field(64 * 2**20, description="largest request, before and after decompression")
+    max_connections: int = Field(1000, ge=1, description="HTTP connections at once")
+    max_streams: int = Field(1000, ge=1, description="gRPC calls at once on one connection")
+    max_late: Seconds = Field(7 * 86400.0, description="event times further back than this are clamped, and counted")
+    max_in_flight: Size = Field(512 * 2**20, description="bytes of requests in hand before clients are told to slow down")
+
+
+class JournalConfig(Config):
+    """The write-ahead log: an acknowledged request is on disk."""
+
+    enabled: bool = Field(True, description="off: acknowledged means in memory (benchmarks, tests)")
+    dir: Path | None = Field(None, description="where segments lie; <data>/journal if not said")
+    max_bytes: Size = Field(10 * 2**30, description="past this, clients are told to slow down")
+    sync: bool = Field(True, description="fdatasync before acknowledging")
+    segment: Seconds = Field(10.0, gt=0, description="a journal segment is cut this often; SLI counters go out with it")
+    retry_horizon: Seconds = Field(900.0, description="how long a request is remembered, to know a client's retry")
+    retry_entries: int = Field(1_000_000, ge=1, description="how many requests are remembered at most")
+
+
+class SketchConfig(Config):
+    """What is measured of every prediction."""
+
+    window: Seconds = Field(60.0, gt=0, description="event-time window of a sketch; sketches go out this often")
+    sli_window: Seconds = Field(10.0, gt=0, description="event-time window of the exact good/bad counters")
+    max_groups: int = Field(1000, ge=1, description="(model, version, role) sketched at once; the rest go to (other)")
+    max_series: int = Field(2000, ge=1, description="series a group; the rest go to (other)")
+    max_categories: int = Field(256, ge=1, description="distinct texts a series; the rest go to (other)")
+    rules_poll: Seconds = Field(10.0, gt=0, description="how often new rules and references are looked for")
+
+
+class KeepExpression(Config):
+    """Keeps traces with a prediction for which the SQL expression is true."""
+
+    expression: str
+    name: str = ""
+    probability: Share = 1.0
+
+
+class KeepSlow(Config):
+    """Keeps slow traces: above a fixed time, or above a quantile of their own model (service, without a prediction)."""
+
+    slow: SlowLimit
+
+
+class SlowLimit(Config):
+    threshold: Seconds | None = Field(None, description="fixed limit; without it the plan's quantile is used")
+    quantile: Share = Field(0.99, description="of the durations of the trace's own model")
+    probability: Share = 1.0
+
+
+class KeepProbabilistic(Config):
+    """Keeps a share of all traces."""
+
+    probabilistic: Share
+
+
+Keep = Literal["error", "slow", "always"] | KeepProbabilistic | KeepSlow | KeepExpression
+
+
+class BudgetConfig(Config):
+    traces_per_second: float | None = Field(20.0, gt=0, description="kept traces a second, as a long-run mean; null: no budget")
+    burst: Seconds = Field(10.0, gt=0, description="how many seconds of budget may be spent at once")
+
+
+class SampleConfig(Config):
+    """Which whole traces are kept."""
+
+    decision_wait: Seconds = Field(5.0, description="a trace is decided this long after its first span")
+    decision_wait_after_root: Seconds = Field(0.0, description="or this long after its root span; 0: off")
+    budget: BudgetConfig = BudgetConfig()
+    keep: list[Keep] = Field(
+        default_factory=lambda: ["error", "slow"], description="policies; each raises a trace's probability"
+    )
+    max_bytes: Size = Field(2**30, description="bytes of undecided traces; past it the oldest are decided early")
+    max_traces: int = Field(1_000_000, ge=1)
+    remember_kept: int = Field(100_000, ge=0, description="decisions remembered for late spans")
+    remember_dropped: int = Field(1_000_000, ge=0)
+    plan_every: Seconds = Field(10.0, gt=0, description="how often the plan is solved anew from the budget")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        return data
+
+
+class StoreConfig(Config):
+    """ClickHouse."""
+
+    clickhouse: str = Field(
+        "embedded",
+        description="embedded (leadline engine, data under --data), http(s)://user:password@host:port/database, or none (encode, count, throw away)",
+    )
+    token_file: Path | None = Field(None, description="the embedded engine's writer token; <data>/engine/token if not said")
+    max_pending: Size = Field(2**30, description="encoded blocks waiting for ClickHouse; past it clients are told to slow down")
+    flush: Seconds = Field(1.0, gt=0, description="how long a block may wait to grow before it is sent")
+
+
+class ExportConfig(Config):
+    """Kept traces out over OTLP."""
+
+    otlp: str | None = Field(None, description="http://host:4318 (HTTP) or grpc://host:4317; with ot=th set")
+    headers: dict[str, str] = {}
+
+
+class EngineConfig(Config):
+    """Embedded ClickHouse (chdb) behind ClickHouse's HTTP interface."""
+
+    http: Address = "127.0.0.1:8123"
+    dir: Path | None = Field(None, description="<data>/clickhouse if not said")
+    readers: int = Field(4, ge=1, description="read-only connections")
+    max_memory: Size = Field(4 * 2**30, description="ClickHouse's memory limit")
+    max_query_memory: Size = Field(2 * 2**30)
+    max_execution: Seconds = Field(60.0, description="a reader's query is ended after this")
+
+
+class ConsoleConfig(Config):
+    """Health, metrics and accounting."""
+
+    http: Address = "127.0.0.1:8080"
+
+
+class EvaluateConfig(Config):
+    """The rules evaluator."""
+
+    rules: list[Path] = Field(default_factory=list, description="rules files or directories; the shipped self-watch rules always run")
+    every: Seconds = Field(30.0, gt=0, description="a tick")
+    burn_table: list[BurnRow] | None = Field(None, description="windows and factors; the SRE workbook's if not said")
+    time_scale: float = Field(1.0, gt=0, description="divides every window and `for` of rules: a demo plays a day in minutes")
+    lag: Seconds | None = Field(None, description="how far behind the clock a tick looks; measured if not said")
+
+
+class BurnRow(Config):
+    """One pair of windows of a multi-window, multi-burn-rate alert."""
+
+    severity: Literal["page", "ticket"]
+    long: Seconds
+    short: Seconds
+    factor: float = Field(gt=0)
+
+
+class AlertConfig(Config):
+    """Alertmanager."""
+
+    alertmanagers: list[str] = Field(default_factory=list, description="base URLs; every one gets every alert")
+    resend: Seconds = Field(60.0, gt=0)
+    timeout: Seconds = Field(10.0, gt=0)
+    external_url: str = Field("http://127.0.0.1:8080", description="links in alerts begin with this")
+    labels: dict[str, str] = Field(default_factory=dict, description="added to every alert where absent")
+
+
+class Settings(Config):
+    """All of it. `data` is where everything is kept that is not said otherwise."""
+
+    data: Path = Path("data")
+    collector: str = Field("", description="this collector's name in every row; host name if not said")
+    segments: list[str] = Field(default_factory=list, description="attributes or features whose values slice the traffic")
+    dialects: list[str] = Field(default_factory=lambda: ["ml", "gen_ai"], description="names of shipped dialects, or files")
+    receive: ReceiveConfig = ReceiveConfig()
+    journal: JournalConfig = JournalConfig()
+    sketch: SketchConfig = SketchConfig()
+    sample: SampleConfig = Field(default_factory=SampleConfig)
+    store: StoreConfig = StoreConfig()
+    export: ExportConfig = ExportConfig()
+    engine: EngineConfig = EngineConfig()
+    console: ConsoleConfig = ConsoleConfig()
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    alert: AlertConfig = Field(default_factory=AlertConfig)
+    shutdown: Seconds = Field(30.0, description="the budget for draining on SIGTERM")
+
+    @property
+    def journal_dir(self) -> Path:
+        return self.journal.dir or self.data / "journal"
+
+    @property
+    def engine_dir(self) -> Path:
+        return self.engine.dir or self.data / "clickhouse"
+
+    @property
+    def token_file(self) -> Path:
+        return self.store.token_file or self.data / "engine" / "token"
+
+
+KeepSlow.model_rebuild()
+EvaluateConfig.model_rebuild()
+Settings.model_rebuild()
+
+
+def load(path: Path | None = None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Settings:
+    """Reads settings; raises one `ConfigError` with every fault and its place."""
+    tree: dict[str, Any] = {}
+    lines: dict[tuple[Any, ...], int] = {}
+    if path is not None:
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise ConfigError([f"{path}: cannot be read ({error.strerror}). Give the path of a YAML file, or leave --config out."]) from error
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError as error:
+            raise ConfigError([f"{path}: not YAML: {error}"]) from error
+        if node is not None:
+            _note_lines(node, (), lines)
+            tree = yaml.safe_load(text)
+            if not isinstance(tree, dict):
+                raise ConfigError([f"{path}: expected a mapping of settings at the top, got {type(tree).__name__}"])
+    places = {key: f"{path}:{line}" for key, line in lines.items()}
+    for name, value in (os.environ if environ is None else environ).items():
+        if name.startswith("LEADLINE_") and "__" in name:
+            _lay(tree, tuple(name[len("LEADLINE_") :].lower().split("__")), value, places, f"${name}")
+    for item in overrides:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise ConfigError([f"--set {item}: expected key.path=value, such as --set receive.grpc=127.0.0.1:4317"])
+        _lay(tree, tuple(key.strip().split(".")), value, places, f"--set {item}")
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError([_fault(fault, places) for fault in error.errors()]) from error
+
+
+def _lay(tree: dict[str, Any], keys: tuple[str, ...], value: str, places: dict[tuple[Any, ...], str], place: str) -> None:
+    here = tree
+    for key in keys[:-1]:
+        deeper = here.setdefault(key, {})
+        if not isinstance(deeper, dict):
+            deeper = here[key] = {}
+        here = deeper
+    here[keys[-1]] = yaml.safe_load(value) if value else value
+    places[keys] = place
+
+
+def _note_lines(node: yaml.Node, keys: tuple[Any, ...], lines: dict[tuple[Any, ...], int]) -> None:
+    lines[keys] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines[(*keys, key.value)] = key.start_mark.line + 1
+            _note_lines(value, (*keys, key.value), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _note_lines(value, (*keys, index), lines)
+
+
+def _fault(fault: Any, places: dict[tuple[Any, ...], str]) -> str:
+    keys = tuple(fault["loc"])
+    place = next((places[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in places), "settings")
+    shown = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+    got = "" if fault["type"] == "missing" else f", got {fault.get('input')!r}"
+    return f"{shown}: {fault['msg'][0].lower()}{fault['msg'][1:]}{got} ({place})"

@@ -1,0 +1,14 @@
+//! The Python module `leadline._kernel`. Its manual is `src/leadline/_kernel.pyi`.
+
+use pyo3::prelude::*;
+
+mod buffer;
+mod decode;
+mod sketches;
+
+#[pymodule]
+fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    decode::register(module)?;
+    sketches::register(module)?;
+    buffer::register(module)
+}
