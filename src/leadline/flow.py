@@ -1,0 +1,1 @@
+"""Builds the stages from Settings and joins them. Read this first."""
