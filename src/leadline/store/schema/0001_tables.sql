@@ -98,7 +98,7 @@ CREATE TABLE IF NOT EXISTS sketches
     min             SimpleAggregateFunction(min, Float64),   -- inf where there is no value
     max             SimpleAggregateFunction(max, Float64),   -- -inf where there is no value
     atoms           Map(Float64, Float64),                   -- exact value -> weight
-    digest          AggregateFunction(quantilesTDigest, Float32),   -- of the values that are not atoms
+    digest          AggregateFunction(quantileTDigest, Float32),    -- of the values that are not atoms; quantilesTDigestMerge reads it too
     bins_id         LowCardinality(String),                  -- which frozen bins; '' for none
     bins            Array(Float64),                          -- weights over them
     bins_id_next    LowCardinality(String),                  -- the second of two, while a reference changes
