@@ -203,6 +203,10 @@ class EvaluateConfig(Config):
     burn_table: list[BurnRow] | None = Field(None, description="windows and factors; the SRE workbook's if not said")
     time_scale: float = Field(1.0, gt=0, description="divides every window and `for` of rules: a demo plays a day in minutes")
     lag: Seconds | None = Field(None, description="how far behind the clock a tick looks; measured if not said")
+    min_coverage: Share = Field(0.5, description="of a window; below it, a burn must have used up the budget that the pair stands for")
+    resolve_latest_after: Seconds = Field(3600.0, description="ends a resolve that waits for data; it is marked incomplete")
+    collector_silent: Seconds = Field(120.0, gt=0, description="a collector silent for this long no longer holds the watermark back")
+    max_backlog: int = Field(2880, ge=1, description="missed ticks that are evaluated afterwards; older ones are left out, and said so")
 
 
 class BurnRow(Config):
@@ -220,6 +224,10 @@ class AlertConfig(Config):
     alertmanagers: list[str] = Field(default_factory=list, description="base URLs; every one gets every alert")
     resend: Seconds = Field(60.0, gt=0)
     timeout: Seconds = Field(10.0, gt=0)
+    headers: dict[str, str] = Field(default_factory=dict, description="sent with every request, such as Authorization")
+    ca_file: Path | None = Field(None, description="certificates to trust, in place of the system's")
+    cert_file: Path | None = Field(None, description="client certificate with its key, for mutual TLS")
+    max_alerts: int = Field(10_000, ge=1, description="alerts held for sending; further ones are counted and left out")
     external_url: str = Field("http://127.0.0.1:8080", description="links in alerts begin with this")
     labels: dict[str, str] = Field(default_factory=dict, description="added to every alert where absent")
 
@@ -264,22 +272,9 @@ Settings.model_rebuild()
 def load(path: Path | None = None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Settings:
     """Reads settings; raises one `ConfigError` with every fault and its place."""
     tree: dict[str, Any] = {}
-    lines: dict[tuple[Any, ...], int] = {}
+    places: dict[tuple[Any, ...], str] = {}
     if path is not None:
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise ConfigError([f"{path}: cannot be read ({error.strerror}). Give the path of a YAML file, or leave --config out."]) from error
-        try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.YAMLError as error:
-            raise ConfigError([f"{path}: not YAML: {error}"]) from error
-        if node is not None:
-            _note_lines(node, (), lines)
-            tree = yaml.safe_load(text)
-            if not isinstance(tree, dict):
-                raise ConfigError([f"{path}: expected a mapping of settings at the top, got {type(tree).__name__}"])
-    places = {key: f"{path}:{line}" for key, line in lines.items()}
+        tree, places = read_yaml(path)
     for name, value in (os.environ if environ is None else environ).items():
         if name.startswith("LEADLINE_") and "__" in name:
             _lay(tree, tuple(name[len("LEADLINE_") :].lower().split("__")), value, places, f"${name}")
@@ -291,7 +286,27 @@ def load(path: Path | None = None, overrides: Sequence[str] = (), environ: Mappi
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError([_fault(fault, places) for fault in error.errors()]) from error
+        raise ConfigError([describe_fault(fault, places) for fault in error.errors()]) from error
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], str]]:
+    """The mapping in a YAML file, and the place (``file:line``) of each key path; raises `ConfigError`. An empty file is an empty mapping."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read ({error.strerror}). Give the path of a YAML file."]) from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: not YAML: {error}"]) from error
+    if node is None:
+        return {}, {}
+    if not isinstance(tree, dict):
+        raise ConfigError([f"{path}: expected a mapping at the top, got {type(tree).__name__}"])
+    lines: dict[tuple[Any, ...], int] = {}
+    _note_lines(node, (), lines)
+    return tree, {key: f"{path}:{line}" for key, line in lines.items()}
 
 
 def _lay(tree: dict[str, Any], keys: tuple[str, ...], value: str, places: dict[tuple[Any, ...], str], place: str) -> None:
@@ -316,7 +331,8 @@ def _note_lines(node: yaml.Node, keys: tuple[Any, ...], lines: dict[tuple[Any, .
             _note_lines(value, (*keys, index), lines)
 
 
-def _fault(fault: Any, places: dict[tuple[Any, ...], str]) -> str:
+def describe_fault(fault: Any, places: Mapping[tuple[Any, ...], str]) -> str:
+    """A fault that pydantic found, with its key and its place."""
     keys = tuple(fault["loc"])
     place = next((places[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in places), "settings")
     shown = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")

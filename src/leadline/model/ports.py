@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from leadline.model.blocks import Block
+from leadline.model.findings import Finding
+from leadline.model.readings import Fleet, ReadRequest, Readings
 from leadline.model.signals import Receipt, Signal
 
 
@@ -32,7 +34,30 @@ class Store(Protocol):
         """Rows as dicts; parameters are ClickHouse's `{name:Type}`. Raises `StoreError` or `PermanentError`."""
 
 
-class Readings(Protocol):
-    """What the evaluator asks of the store."""
+class Reader(Protocol):
+    """What the evaluator asks of the store. Each raises `StoreError` where nothing answers at all."""
 
-    async def sli_counts(self, slis: Sequence[str], since_ns: int, until_ns: int) -> Any: ...
+    async def fleet(self, now_ns: int) -> Fleet:
+        """What the collectors have said of themselves until now."""
+
+    async def read(self, request: ReadRequest, fleet: Fleet) -> Readings:
+        """The readings of one tick; a query that fails alone is `Failed` in them."""
+
+    async def last_findings(self, now_ns: int) -> list[Finding]:
+        """The newest row of each alert, from table `evaluations`."""
+
+    async def references(self, model: str, baseline: str, series: Sequence[str]) -> list[dict[str, Any]]:
+        """Frozen bins of the series that match any of the shell patterns, as the collectors' rules row has them."""
+
+    async def rules_in_force(self) -> dict[str, str]:
+        """Name -> content hash, of the newest active rows of table `rules`."""
+
+
+class Notifier(Protocol):
+    """Tells people. Never blocks the evaluator: what it is given it sends, and re-sends, in its own time."""
+
+    def update(self, findings: Sequence[Finding]) -> None:
+        """The newest finding of each alert, after each tick."""
+
+    def unreadable(self, reason: str | None) -> None:
+        """Marks everything that is re-sent as last known, because nothing can be evaluated; None ends that."""
