@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from leadline.model.blocks import Block
 from leadline.model.findings import Finding
-from leadline.model.readings import Fleet, ReadRequest, Readings
+from leadline.model.readings import Fleet, Readings, ReadRequest
 from leadline.model.signals import Receipt, Signal
 
 
