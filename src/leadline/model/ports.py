@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from leadline.model.blocks import Block
 from leadline.model.findings import Finding
-from leadline.model.readings import Fleet, Readings, ReadRequest
+from leadline.model.readings import Fleet, ReadRequest, Readings
+from leadline.model.requests import Cut, Decoded, Request
 from leadline.model.signals import Receipt, Signal
 
 
@@ -22,6 +26,55 @@ class Intake(Protocol):
 
     def undecodable(self) -> None:
         """Counts a request that failed before it had a body to accept (corrupt compression, bad JSON)."""
+
+
+class Decoder(Protocol):
+    """Bytes to a decoded request and what it carries, by (signal, model). A pure function."""
+
+    def __call__(self, body: bytes, receive_ns: int) -> tuple[Decoded, dict[tuple[str, str], int]]: ...
+
+
+class Part(Protocol):
+    """A stage that takes every request, in the journal's order, and gives out blocks when a segment is cut.
+
+    Its state is a function of the requests and marks it was given, and of nothing else: a replay gives the same blocks.
+    """
+
+    def control(self, rules: Mapping[str, Any]) -> None:
+        """Rules in force from here on."""
+
+    def add(self, request: Request) -> None: ...
+    def cut(self, cut: Cut) -> list[Block]: ...
+    def waiting(self) -> dict[tuple[str, str], int]:
+        """Items taken and not yet given out in a block."""
+
+    @property
+    def oldest_sequence(self) -> int | None:
+        """The lowest position whose request is still needed; None if none is."""
+
+
+class Decisions(Protocol):
+    """A batch of decisions, as arrays over traces, and how it is written to the journal."""
+
+    trace_ids: NDArray[np.uint8]
+    plan_revision: int
+
+    def to_bytes(self) -> bytes: ...
+    def __len__(self) -> int: ...
+
+
+class Sampling(Part, Protocol):
+    """The part that decides."""
+
+    def due(self, now_ns: int, *, everything: bool = False) -> Decisions | None:
+        """Decides what is due; None if nothing is. Changes nothing but the plan."""
+
+    def decode(self, payload: bytes) -> Decisions: ...
+    def take(self, decisions: Decisions, segment: int) -> tuple[list[Block], dict[tuple[str, str], int]]:
+        """Carries decisions out: blocks of what is stored, and what was sampled out."""
+
+    def remember(self, decisions: Decisions) -> None:
+        """Decisions of an earlier run, for late spans."""
 
 
 class Store(Protocol):
@@ -61,3 +114,16 @@ class Notifier(Protocol):
 
     def unreadable(self, reason: str | None) -> None:
         """Marks everything that is re-sent as last known, because nothing can be evaluated; None ends that."""
+
+
+class Outbox(Protocol):
+    """Blocks on their way to ClickHouse."""
+
+    def pending(self) -> list[tuple[int, Block]]:
+        """(number, block without its data), oldest first."""
+
+    def load(self, block: Block) -> Block:
+        """The block with its data."""
+
+    def acknowledge(self, number: int) -> None:
+        """ClickHouse has it."""

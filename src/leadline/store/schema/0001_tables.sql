@@ -162,7 +162,7 @@ CREATE TABLE IF NOT EXISTS sampling_plans
 (
     collector       LowCardinality(String),
     revision        UInt32,
-    created_at      DateTime64(3),
+    created_at      DateTime64(3) DEFAULT now64(3),
     plan            String,                   -- JSON: everything a decision depends on but the trace
     segment         UInt64
 )

@@ -1,0 +1,292 @@
+"""The shell around the journal: takes requests in, keeps the clock's appointments, answers what went where."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from leadline.clock import Clock
+from leadline.errors import InvalidRequest, Overloaded
+from leadline.journal.frames import REQUESTS, Frame, Kind, digest_of
+from leadline.journal.log import Log
+from leadline.journal.machine import KIND_OF, Machine, Note
+from leadline.journal.recent import Recent
+from leadline.journal.state import State
+from leadline.model.accounting import Key, Ledger
+from leadline.model.blocks import Block
+from leadline.model.ports import Decoder
+from leadline.model.signals import Receipt, Signal
+from leadline.settings import Settings
+
+_log = logging.getLogger("leadline.journal")
+_INLINE = 64 * 1024
+"""Bytes below which a request is decoded on the event loop: handing it to a thread would cost more than doing it."""
+
+
+class Journal:
+    """An `Intake` that acknowledges what is on disk.
+
+    Parameters
+    ----------
+    settings : Settings
+    machine, state : Machine, State
+    decoders : mapping Signal -> Decoder
+    clock : Clock
+    """
+
+    def __init__(self, settings: Settings, machine: Machine, state: State, decoders: Mapping[Signal, Decoder], clock: Clock) -> None:
+        self._settings, self._machine, self._state, self._decoders, self._clock = settings, machine, state, decoders, clock
+        self._log = Log(settings.journal_dir if settings.journal.enabled else None, self._handle, sync=settings.journal.sync)
+        self._recent = Recent(int(settings.journal.retry_horizon * 1e9), settings.journal.retry_entries)
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self._segment_ns = int(settings.journal.segment * 1e9)
+        self._sketch_ns = int(settings.sketch.window * 1e9)
+        self._backlog = 0
+        self._backlog_lock = threading.Lock()
+        self._disk_bytes = 0
+        self._control: bytes | None = None
+        self._ticking = False
+        self.undecodable_requests = int(state.recall("undecodable", 0))
+        self.refused = 0
+        self._reported_ns = 0
+        self._last_cut_ns = 0
+        self._watermark_ns = 0
+        self.lag_p99_ms: Callable[[], float] = lambda: 0.0
+
+    # -- life ------------------------------------------------------------------------------------------------------------
+
+    def open(self) -> int:
+        """Takes the directory and replays what it holds; returns the frames read."""
+        self._log.open()
+        now = self._clock.now_ns()
+        self._log.next_sequence = int(self._state.recall("next_sequence", 1))
+        n = self._machine.replay(self._log, now - int(self._settings.journal.retry_horizon * 1e9), self._recent.note)
+        self._log.next_sequence = max(self._log.next_sequence, self._state.checkpoint().produced[1] + 1, self._state.checkpoint().applied + 1)
+        self._next_cut_ns = (now // self._segment_ns + 1) * self._segment_ns
+        self._next_sketch_ns = (now // self._sketch_ns + 1) * self._sketch_ns
+        if self._machine.controlled:
+            self._control = json.dumps(self._machine.controlled).encode()
+        self._log.start()
+        return n
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Ticks until `stop`: decides what is due, cuts segments, reports."""
+        while not stop.is_set() and self._log.failure is None:
+            self.tick(self._clock.now_ns())
+            await self._clock.sleep(min(0.25, self._settings.store.flush / 2))
+        if self._log.failure is not None:
+            raise RuntimeError("the journal has stopped; see the log above") from self._log.failure
+
+    async def drain(self) -> None:
+        """At shutdown: decides everything, gives everything out, closes."""
+        now = self._clock.now_ns()
+        await self._in_order(lambda: self._decide(now, everything=True))
+        await asyncio.wrap_future(self._log.submit(Kind.CUT, b"", now, flag=1))  # type: ignore[arg-type]
+        await self._in_order(lambda: None)
+        self.report(self._clock.now_ns())
+
+    def close(self) -> None:
+        self._log.stop()
+        self._pool.shutdown()
+
+    # -- requests --------------------------------------------------------------------------------------------------------
+
+    def undecodable(self) -> None:
+        self.undecodable_requests += 1
+
+    async def accept(self, signal: Signal, body: bytes) -> Receipt:
+        if not body:
+            return Receipt()
+        self._refuse_under_pressure(len(body))
+        now = self._clock.now_ns()
+        try:
+            decoded, items = await self._decode(signal, body, now)
+        except InvalidRequest:
+            self.undecodable()
+            raise
+        receipt = _receipt(decoded.rejected)
+        if not any(items.values()):
+            return receipt
+        digest = digest_of(body)
+        if (writing := self._recent.under_way(digest)) is not None:
+            await asyncio.shield(writing)
+        if self._recent.seen(digest, now):
+            self._log.submit(Kind.DUPLICATE, _items_json(items), now, wait=False)
+            return receipt
+        loop_future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        loop_future.add_done_callback(_retrieved)
+        self._recent.begin(digest, loop_future)
+        with self._backlog_lock:
+            self._backlog += len(body)
+        try:
+            written = self._log.submit(KIND_OF[signal], body, now, digest=digest, note=(decoded, items))
+            await asyncio.wrap_future(written)  # type: ignore[arg-type]
+        except BaseException as error:
+            # Cancelled: the frame may still be written, so what it is must not be forgotten.
+            self._recent.end(digest, now if isinstance(error, asyncio.CancelledError) else None)
+            if not loop_future.done():
+                loop_future.set_exception(Overloaded("the same request was not written on another connection", retry_after_s=1))
+            if not isinstance(error, asyncio.CancelledError):
+                with self._backlog_lock:
+                    self._backlog -= len(body)
+            raise
+        self._recent.end(digest, now)
+        loop_future.set_result(0)
+        return receipt
+
+    async def _decode(self, signal: Signal, body: bytes, now: int) -> Note:
+        if len(body) < _INLINE:
+            return self._decoders[signal](body, now)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._decoders[signal], body, now)
+
+    def _refuse_under_pressure(self, size: int) -> None:
+        limits = (
+            ("bytes in hand", self._backlog, self._settings.receive.max_in_flight, "receive.max_in_flight", 1.0),
+            ("bytes in the journal", self._disk_bytes, self._settings.journal.max_bytes, "journal.max_bytes", 10.0),
+            ("bytes waiting for ClickHouse", self._state.pending_bytes, self._settings.store.max_pending, "store.max_pending", 10.0),
+        )
+        for what, used, limit, setting, wait in limits:
+            if used + size > limit and used:
+                self.refused += 1
+                raise Overloaded(f"{what}: {used} of {limit} used; send again later (raise {setting} if this lasts)", retry_after_s=wait)
+
+    def _handle(self, frame: Frame, note: Any) -> None:
+        """Takes a frame that is on disk. Runs on the journal's thread."""
+        if frame.kind is not Kind.DECISIONS:
+            self._machine.apply(frame, note)
+        if frame.kind in REQUESTS:
+            with self._backlog_lock:
+                self._backlog -= len(frame.payload)
+
+    # -- appointments ----------------------------------------------------------------------------------------------------
+
+    def tick(self, now_ns: int) -> None:
+        """What is due at `now_ns`. Cheap; called a few times a second."""
+        if not self._ticking:
+            self._ticking = True
+            self._log.run_in_order(lambda: self._decide(now_ns))
+        if now_ns >= self._next_cut_ns:
+            sketches = now_ns >= self._next_sketch_ns
+            self._next_cut_ns = (now_ns // self._segment_ns + 1) * self._segment_ns
+            if sketches:
+                self._next_sketch_ns = (now_ns // self._sketch_ns + 1) * self._sketch_ns
+            self._log.submit(Kind.CUT, b"", now_ns, flag=int(sketches), wait=False)
+            if self._control is not None:
+                self._log.submit(Kind.CONTROL, self._control, now_ns, wait=False)
+            self._log.run_in_order(lambda: self._after_cut(now_ns))
+
+    def control(self, rules: Mapping[str, Any]) -> None:
+        """Puts rules into force, if they are others than those in force."""
+        body = json.dumps(rules, sort_keys=True).encode()
+        if body != self._control:
+            self._control = body
+            self._log.submit(Kind.CONTROL, body, self._clock.now_ns(), wait=False)
+
+    def _decide(self, now_ns: int, *, everything: bool = False) -> None:
+        try:
+            while self._machine.decide(now_ns, self._write, everything=everything):
+                pass
+            if now_ns - self._reported_ns >= max(1.0, self._settings.store.flush) * 1e9:
+                self._reported_ns = now_ns
+                self.report(now_ns)
+        finally:
+            self._ticking = False
+
+    def _write(self, kind: Kind, payload: bytes, now_ns: int) -> int:
+        written = self._log.submit(kind, payload, now_ns)
+        assert written is not None
+        return written.result()
+
+    def _after_cut(self, cut_ns: int) -> None:
+        self._last_cut_ns = cut_ns
+        self._tidy()
+        self._report_watermark()
+
+    def _report_watermark(self) -> None:
+        """Says until when everything received is in ClickHouse; also when nothing comes, so that alerts can resolve."""
+        if not any(block.table == "sli_counts" for _, block in self._state.pending()):
+            self._watermark_ns = self._last_cut_ns
+        now = self._clock.now_ns()
+        name, columns = self._settings.collector, ("at", "collector", "watermark", "lag_p99_ms", "segment")
+        row = dict(zip(columns, (_timestamp(now), name, _timestamp(self._watermark_ns), self.lag_p99_ms(), 0), strict=True))
+        block = Block("watermarks", columns, "JSONEachRow", (json.dumps(row) + "\n").encode(), f"{name}/0/watermarks/{now}", 1)
+        self._state.put(block)
+
+    def _tidy(self) -> None:
+        self._log.forget_before(self._machine.needed_from)
+        self._log.expire(self._clock.now_ns() - int(self._settings.journal.retry_horizon * 1e9))
+        self._disk_bytes = self._log.size()
+        self._state.remember("undecodable", self.undecodable_requests)
+        self._state.remember("next_sequence", self._log.next_sequence)
+
+    async def _in_order(self, call: Any) -> None:
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                call()
+                done.set_result(None)
+            except BaseException as error:
+                done.set_exception(error)
+
+        self._log.run_in_order(run)
+        await asyncio.wrap_future(done)
+
+    # -- counting --------------------------------------------------------------------------------------------------------
+
+    async def totals(self) -> Ledger:
+        """Where every item went, as of now: what was acknowledged before the call is in it."""
+        await self._in_order(lambda: None)
+        return await asyncio.to_thread(self._machine.totals)
+
+    def report(self, now_ns: int) -> None:
+        """Puts an accounting block into the outbox, if anything changed since the last one."""
+        totals = self._machine.totals()
+        changed = totals.minus(self._state.reported).rows()
+        if changed:
+            name = self._settings.collector
+            at = _timestamp(now_ns)
+            number = int(self._state.recall("reports", 0)) + 1
+            self._state.remember("reports", number)
+            rows = [
+                {"at": at, "collector": name, "signal": signal, "model": model, **terms, "segment": number} for signal, model, terms in changed
+            ]
+            data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            columns = ("at", "collector", "signal", "model", "received", "kept", "sampled_out", "rejected", "duplicate", "forwarded", "waiting", "segment")
+            self._state.report(totals, Block("accounting", columns, "JSONEachRow", data, f"{name}/{number}/accounting/{now_ns}", len(rows)))
+
+    def status(self) -> dict[str, float]:
+        """Numbers for /metrics."""
+        return {
+            "journal_bytes": self._disk_bytes,
+            "journal_syncs": self._log.syncs,
+            "journal_backlog_bytes": self._backlog,
+            "requests_refused": self.refused,
+            "requests_remembered": len(self._recent),
+            "requests_forgotten_early": self._recent.forgotten_early,
+            "outbox_bytes": self._state.pending_bytes,
+        }
+
+
+def _receipt(rejected: Mapping[str, int]) -> Receipt:
+    total = sum(rejected.values())
+    reasons = ", ".join(f"{n} × {reason}" for reason, n in sorted(rejected.items()))
+    return Receipt(total, f"rejected {reasons}; the others were accepted" if total else "")
+
+
+def _items_json(items: Mapping[Key, int]) -> bytes:
+    return json.dumps([[signal, model, n] for (signal, model), n in items.items()]).encode()
+
+
+def _timestamp(now_ns: int) -> str:
+    return f"{now_ns // 10**9}.{now_ns // 10**6 % 1000:03d}"
+
+
+def _retrieved(future: asyncio.Future[int]) -> None:
+    if not future.cancelled():
+        future.exception()

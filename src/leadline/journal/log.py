@@ -1,0 +1,317 @@
+"""The shell of the journal: one thread that writes frames, syncs them in groups, and hands them on in order.
+
+A segment is a file, named after the first sequence in it. A CUT frame ends it. Frames are handed on in the order in which they
+lie on disk, so what the stages see live is what they see in a replay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leadline.errors import ConfigError, Overloaded
+from leadline.journal.frames import REQUESTS, Frame, Kind, digest_of, head_of, read_frames
+
+_log = logging.getLogger("leadline.journal")
+_MAX_IOVECS = 512
+
+
+@dataclass(slots=True)
+class _Pending:
+    kind: Kind
+    flag: int
+    time_ns: int
+    digest: bytes
+    payload: bytes
+    note: Any
+    written: Future[int] | None
+
+
+class Log:
+    """The write-ahead log.
+
+    Parameters
+    ----------
+    directory : Path or None
+        Where segments lie; None keeps nothing (acknowledged then means: in memory).
+    handle : callable (Frame, note) -> None
+        Told of each frame, in order, on the log's second thread; a frame is on disk when it is told.
+    sync : bool
+        fdatasync before a frame counts as written.
+    """
+
+    def __init__(self, directory: Path | None, handle: Callable[[Frame, Any], None], *, sync: bool = True) -> None:
+        self._directory, self._handle, self._sync = directory, handle, sync
+        self._arrived = threading.Condition()
+        self._pending: list[_Pending] = []
+        self._stopping = False
+        self._written: queue.SimpleQueue[tuple[Frame, Any] | Callable[[], None] | None] = queue.SimpleQueue()
+        self._fd: int | None = None
+        self._offset = 0
+        self._brief: dict[int, bytearray] = {}
+        self._first = 0
+        self._lock_fd: int | None = None
+        self.next_sequence = 1
+        self.syncs = 0
+        self.frames_in_file = 0
+        self.failure: BaseException | None = None
+        self._threads = [
+            threading.Thread(target=self._guard, args=(self._write_all,), name="journal-write", daemon=True),
+            threading.Thread(target=self._guard, args=(self._hand_on,), name="journal-apply", daemon=True),
+        ]
+
+    # -- life ------------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Takes the directory; a second collector on it is refused."""
+        if self._directory is None:
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._lock_fd = os.open(self._directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                [f"journal.dir: {self._directory} is in use by another collector. Stop it, or give this one its own --data or journal.dir."]
+            ) from None
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Writes what is pending, hands it on, and ends both threads."""
+        with self._arrived:
+            self._stopping = True
+            self._arrived.notify()
+        for thread in self._threads:
+            thread.join()
+        for fd in (self._fd, self._lock_fd):
+            if fd is not None:
+                os.close(fd)
+        self._fd = self._lock_fd = None
+
+    # -- writing ---------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self, kind: Kind, payload: bytes, time_ns: int, *, flag: int = 0, digest: bytes | None = None, note: Any = None, wait: bool = True
+    ) -> Future[int] | None:
+        """Queues a frame. The future gives its sequence once it is on disk; `note` goes to `handle` with it."""
+        written: Future[int] | None = Future() if wait else None
+        item = _Pending(kind, flag, time_ns, digest_of(payload) if digest is None else digest, payload, note, written)
+        with self._arrived:
+            if self._stopping or self.failure is not None:
+                raise Overloaded(f"the journal is closed{f' ({self.failure})' if self.failure else ''}; try another collector", retry_after_s=5)
+            self._pending.append(item)
+            self._arrived.notify()
+        return written
+
+    def run_in_order(self, call: Callable[[], None]) -> None:
+        """Runs `call` on the thread that hands frames on, after all frames written so far."""
+        self._written.put(call)
+
+    def _write_all(self) -> None:
+        while True:
+            with self._arrived:
+                while not self._pending and not self._stopping:
+                    self._arrived.wait()
+                group, self._pending = self._pending, []
+                if not group and self._stopping:
+                    self._written.put(None)
+                    return
+            while group:
+                # A CUT ends the file, so a group is written up to and with it.
+                n = next((i + 1 for i, item in enumerate(group) if item.kind is Kind.CUT), len(group))
+                self._write(group[:n])
+                group = group[n:]
+
+    def _write(self, group: list[_Pending]) -> None:
+        frames = []
+        for item in group:
+            frames.append(Frame(item.kind, item.flag, self.next_sequence, item.time_ns, item.digest, item.payload))
+            self.next_sequence += 1
+        try:
+            if self._directory is not None:
+                self._append(frames)
+        except OSError as error:
+            _log.error("journal: cannot write to %s: %s. Requests are refused until it can.", self._directory, error)
+            self._undo()
+            for item in group:
+                if item.written is not None:
+                    item.written.set_exception(Overloaded(f"the journal cannot be written ({error.strerror})", retry_after_s=5))
+            return
+        for frame, item in zip(frames, group, strict=True):
+            self._written.put((frame, item.note))
+        _resolve([(item.written, frame.sequence) for frame, item in zip(frames, group, strict=True) if item.written is not None])
+        if frames[-1].kind is Kind.CUT and self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _append(self, frames: list[Frame]) -> None:
+        assert self._directory is not None
+        if self._fd is None:
+            self._first = frames[0].sequence
+            path = self._directory / f"{self._first:016x}.log"
+            self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            self._offset = self.frames_in_file = 0
+            _sync_directory(self._directory)
+        parts: list[bytes] = []
+        for frame in frames:
+            parts.append(head_of(frame))
+            if frame.payload:
+                parts.append(frame.payload)
+        size = sum(len(part) for part in parts)
+        for start in range(0, len(parts), _MAX_IOVECS):
+            _write_fully(self._fd, parts[start : start + _MAX_IOVECS])
+        if self._sync:
+            os.fdatasync(self._fd)
+            self.syncs += 1
+        self._offset += size
+        self.frames_in_file += len(frames)
+        self._note_brief(self._first, frames)
+
+    def _undo(self) -> None:
+        """After a failed write: cuts off what did not go through, so that what follows can be read."""
+        if self._fd is not None:
+            try:
+                os.ftruncate(self._fd, self._offset)
+                os.lseek(self._fd, self._offset, os.SEEK_SET)
+            except OSError:
+                os.close(self._fd)
+                self._fd = None
+
+    # -- handing on ------------------------------------------------------------------------------------------------------
+
+    def _hand_on(self) -> None:
+        while (item := self._written.get()) is not None:
+            if isinstance(item, tuple):
+                self._handle(*item)
+            else:
+                item()
+
+    def _guard(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except BaseException as error:
+            self.failure = error
+            _log.critical("journal: stopped on an error; the collector takes no more requests", exc_info=error)
+            with self._arrived:
+                pending, self._pending = self._pending, []
+            for item in pending:
+                if item.written is not None:
+                    item.written.set_exception(Overloaded("the journal has stopped", retry_after_s=5))
+
+    # -- reading ---------------------------------------------------------------------------------------------------------
+
+    def segments(self) -> list[tuple[int, Path]]:
+        """(first sequence, path), oldest first."""
+        if self._directory is None:
+            return []
+        return sorted((int(path.stem, 16), path) for path in self._directory.glob("*.log"))
+
+    def briefs(self) -> list[Path]:
+        return [] if self._directory is None else sorted(self._directory.glob("*.brief"))
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for _, path in self.segments())
+
+    def replay(self) -> Iterator[Frame]:
+        """Every whole frame, in order; the torn end that a crash leaves is cut off. Call before `start`."""
+        files = self.segments()
+        for position, (first, path) in enumerate(files):
+            end = 0
+            self.next_sequence = max(self.next_sequence, first)
+            with path.open("rb") as file:
+                for frame, past in read_frames(file):
+                    end = past
+                    self.next_sequence = frame.sequence + 1
+                    self._note_brief(first, [frame])
+                    yield frame
+            if (rest := path.stat().st_size - end) > 0:
+                if position < len(files) - 1:
+                    _log.error("journal: %s is damaged at byte %d; %d bytes of it cannot be read", path, end, rest)
+                else:
+                    _log.info("journal: cut %d torn bytes off the end of %s (never acknowledged)", rest, path.name)
+                os.truncate(path, end)
+            if end == 0:
+                path.unlink()
+
+    def forget_before(self, sequence: int) -> int:
+        """Reduces segments that lie wholly before `sequence` to their digests and decisions; returns how many."""
+        files = self.segments()
+        done = 0
+        for (first, path), (following, _) in zip(files, files[1:], strict=False):
+            if following > sequence:
+                break
+            part = path.with_suffix(".part")
+            part.write_bytes(self._brief.pop(first, b""))
+            part.rename(path.with_suffix(".brief"))
+            path.unlink()
+            done += 1
+        return done
+
+    def _note_brief(self, first: int, frames: list[Frame]) -> None:
+        """What is to be remembered of a segment once it is gone: digests of requests, decisions."""
+        brief = self._brief.setdefault(first, bytearray())
+        for frame in frames:
+            if frame.kind in REQUESTS:
+                brief += head_of(Frame(Kind.SEEN, 0, frame.sequence, frame.time_ns, frame.digest, b""))
+            elif frame.kind is Kind.DECISIONS:
+                brief += head_of(frame) + frame.payload
+
+    def remembered(self, since_ns: int) -> Iterator[Frame]:
+        """Digests and decisions of segments that are gone; files older than `since_ns` are removed."""
+        for path in self.briefs():
+            with path.open("rb") as file:
+                frames = [frame for frame, _ in read_frames(file)]
+            if not frames or frames[-1].time_ns < since_ns:
+                path.unlink()
+                continue
+            yield from frames
+
+    def expire(self, since_ns: int) -> None:
+        """Removes what is remembered from before `since_ns`."""
+        for path in self.briefs():
+            if path.stat().st_mtime_ns < since_ns:
+                path.unlink()
+
+
+def _resolve(done: list[tuple[Future[int], int]]) -> None:
+    for future, sequence in done:
+        future.set_result(sequence)
+
+
+def _write_fully(fd: int, parts: list[bytes]) -> None:
+    written = os.writev(fd, parts)
+    total = sum(len(part) for part in parts)
+    while written < total:  # a short write: a full disk raises on the next try, a signal goes on
+        skip = written
+        rest = []
+        for part in parts:
+            rest.append(part[skip:] if skip < len(part) else b"")
+            skip = max(0, skip - len(part))
+        written += os.writev(fd, [part for part in rest if part])
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+async def on_disk(written: Future[int] | None) -> int:
+    """Waits, in the event loop, for a frame to be written."""
+    assert written is not None
+    return await asyncio.wrap_future(written)

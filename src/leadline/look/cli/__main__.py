@@ -1,0 +1,5 @@
+import sys
+
+from leadline.look.cli import main
+
+sys.exit(main())

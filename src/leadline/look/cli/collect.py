@@ -1,0 +1,42 @@
+"""`leadline collect`"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from leadline.look.cli.options import ConfigFile, DataDir, Overrides, run_until_told, settings_of
+from leadline.settings import Settings
+
+_log = logging.getLogger("leadline")
+
+
+def command(config: ConfigFile = None, data: DataDir = None, overrides: Overrides = None) -> None:
+    """Receive OTLP, measure every prediction, sample whole traces, store to ClickHouse."""
+    settings = settings_of(config, data, overrides)
+    run_until_told(lambda stop: collect(settings, stop), name="collect")
+
+
+async def collect(settings: Settings, stop: asyncio.Event) -> None:
+    """Runs a collector and its console until `stop`."""
+    from leadline.flow import Collector
+    from leadline.look.console.app import HttpServer, console
+
+    collector = Collector(settings)
+    server = HttpServer(console(collector), settings.console.http, "console.http")
+    await server.start()
+
+    def ready() -> None:
+        if collector.replayed:
+            _log.info("journal: replayed %d frames", collector.replayed)
+        _log.info(
+            "ready: OTLP/gRPC on %s, OTLP/HTTP on %s, health and accounting on http://%s, store %s",
+            settings.receive.grpc, settings.receive.http, settings.console.http, settings.store.clickhouse.partition("@")[2] or settings.store.clickhouse,
+        )  # fmt: skip
+
+    try:
+        await collector.run(stop, ready)
+    finally:
+        await server.stop()
+    left = collector.state_left
+    _log.info("stopped; %s", "everything is stored" if not left else f"{left} blocks are kept on disk for the next start")

@@ -1,0 +1,86 @@
+"""What a collector says of itself over HTTP: health, readiness, metrics, accounting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from leadline import __version__
+from leadline.errors import ConfigError
+from leadline.flow import Collector
+from leadline.look.console.metrics import exposition
+
+
+def console(collector: Collector) -> Starlette:
+    """The application on `console.http`."""
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        if collector.ready:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("not ready: the journal is being replayed, or the collector is stopping\n", status_code=503)
+
+    async def metrics(_: Request) -> Response:
+        return Response(await exposition(collector), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def accounting(_: Request) -> Response:
+        totals = await collector.journal.totals()
+        return JSONResponse(
+            {
+                "collector": collector.settings.collector,
+                "version": __version__,
+                "signals": totals.by_signal(),
+                "models": totals.by_model(),
+                "requests_undecodable": collector.journal.undecodable_requests,
+                "requests_refused": collector.journal.refused,
+            }
+        )
+
+    routes: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
+        ("/healthz", healthz),
+        ("/readyz", readyz),
+        ("/metrics", metrics),
+        ("/api/v1/accounting", accounting),
+    ]
+    return Starlette(routes=[Route(path, endpoint) for path, endpoint in routes])
+
+
+class HttpServer:
+    """Uvicorn without its own signal handling, for an application that shares the loop with others."""
+
+    def __init__(self, app: Starlette, address: str, setting: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._address, self._setting = address, setting
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, host=host.strip("[]"), port=int(port), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        import socket
+
+        host, _, port = self._address.rpartition(":")
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            listener.close()
+            raise ConfigError(
+                [f"{self._setting}: cannot listen on {self._address} ({error.strerror}). Stop what listens there, or say --set {self._setting}=HOST:PORT."]
+            ) from error
+        self._task = asyncio.create_task(self._server._serve([listener]), name=f"serve {self._setting}")
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task

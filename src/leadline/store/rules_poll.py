@@ -1,0 +1,34 @@
+"""Rules in force, read from ClickHouse: what a collector counts for the evaluator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from leadline.clock import Clock
+from leadline.errors import LeadlineError
+from leadline.model.ports import Store
+
+_log = logging.getLogger("leadline.store")
+_SQL = "SELECT name, argMax(body, created_at) AS newest FROM rules WHERE name IN ('slis', 'references') GROUP BY name"
+
+
+async def poll_rules(store: Store, into: Callable[[dict[str, Any]], None], clock: Clock, every_s: float, stop: asyncio.Event) -> None:
+    """Hands new rules on until `stop`. While ClickHouse does not answer, those in force stay."""
+    silent = False
+    while not stop.is_set():
+        try:
+            rules: dict[str, Any] = {}
+            for row in await store.query(_SQL):
+                rules.update(json.loads(row["newest"]))
+            if rules:
+                into(rules)
+            silent = False
+        except LeadlineError as error:
+            if not silent:
+                _log.warning("rules cannot be read, those in force stay: %s", error)
+            silent = True
+        await clock.sleep(every_s)
