@@ -68,6 +68,9 @@ fuzz: setup
 bench: setup  ## speed and accuracy of each stage, as ratios within the same run
 	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
 
+bench-peers: setup  ## CPU and memory a span beside the OpenTelemetry Collector v0.161 (built from Go modules)
+	@$(PY) benchmarks/peers/run.py $(ARGS)
+
 lock: $(VENV)/.installed  ## solve the locked dependencies anew
 	@$(PY) -m pip install --quiet uv
 	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-emit-package leadline --no-header -o requirements-dev.lock pyproject.toml

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from leadline.expression import Expression, compile_expression
+from leadline.expression import TRACE_COLUMNS, Expression, compile_expression, with_segments
 from leadline.model.columns import Column, columns_of
 from leadline.sample.plan import Plan
 from leadline.settings import KeepExpression, KeepProbabilistic, KeepSlow, SampleConfig, SlowLimit
@@ -135,7 +135,8 @@ def policies_of(config: SampleConfig, segments: Sequence[str] = ()) -> tuple[Pol
             case KeepProbabilistic():
                 made.append(Probabilistic(keep.probabilistic))
             case KeepExpression():
-                made.append(Matches(compile_expression(keep.expression, segments=segments), keep.probability, keep.name or "expression"))
+                condition = compile_expression(keep.expression, columns=with_segments(segments, TRACE_COLUMNS))
+                made.append(Matches(condition, keep.probability, keep.name or "expression"))
     return tuple(made)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leadline.errors import ExpressionError
-from leadline.expression import Expression, compile_expression
+from leadline.expression import Expression, compile_expression, with_segments
 from leadline.model.columns import Column, Columns
 
 COLUMNS = (
@@ -34,12 +34,12 @@ class Sli:
 
     @classmethod
     def of(cls, definition: Mapping[str, Any], segments: Sequence[str]) -> Sli:
-        among = definition.get("among")
+        among, columns = definition.get("among"), with_segments(segments)
         return cls(
             definition["id"],
             definition["model"],
-            compile_expression(definition["good"], segments=segments),
-            compile_expression(among, segments=segments) if among else None,
+            compile_expression(definition["good"], columns=columns),
+            compile_expression(among, columns=columns) if among else None,
         )
 
 
