@@ -1,6 +1,6 @@
 """Leadline beside the OpenTelemetry Collector: CPU a span and peak memory, alternating runs, the same requests.
 
-Four servers take turns: the Collector v0.161 (tail_sampling, nop exporter), Leadline without journal and writer, Leadline whole (journal
+Four servers take turns: the Collector v0.161 (tail_sampling, nop exporter), Leadline without a journal, Leadline whole (journal
 with fdatasync; blocks encoded and thrown away), and an empty grpcio handler (the floor). 513-span requests of three-span traces with
 random ids, 20 features as attributes of each prediction, 4 channels, decision wait 5 s, policies error, slower than 50 ms, 10 %.
 
@@ -60,7 +60,7 @@ def command_of(name: str, port: int, data: Path, collector: Path) -> tuple[list[
         "store.clickhouse=none", "sample.decision_wait=5s", "sample.budget.traces_per_second=null", POLICIES, "sample.max_bytes=8GiB", "sample.max_traces=5000000",
     ]  # fmt: skip
     if name == "leadline-bare":
-        sets += ["journal.enabled=false", "store.writer=false"]
+        sets.append("journal.enabled=false")
     return [sys.executable, "-m", "leadline.look.cli", "collect", "--data", str(data), *(part for item in sets for part in ("--set", item))], {}
 
 

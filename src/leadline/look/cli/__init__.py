@@ -7,7 +7,7 @@ import sys
 import typer
 
 from leadline.errors import ConfigError, LeadlineError
-from leadline.look.cli import baseline, check, collect, demo, engine, evaluate, schema, status, up
+from leadline.look.cli import collect, engine, evaluate, schema, status, up
 
 app = typer.Typer(
     name="leadline",
@@ -22,10 +22,7 @@ app.command("collect")(collect.command)
 app.command("engine")(engine.command)
 app.command("evaluate")(evaluate.command)
 app.command("status")(status.command)
-app.command("check")(check.command)
 app.add_typer(schema.app, name="schema")
-app.add_typer(baseline.app, name="baseline")
-app.command("demo")(demo.command)
 
 
 def main() -> int:
