@@ -1,6 +1,6 @@
 """Sends requests over a number of gRPC channels at a rate, or as fast as they are answered, and counts.
 
-    python benchmarks/load.py --endpoint 127.0.0.1:4317 --seconds 10 --rate 118000
+python benchmarks/load.py --endpoint 127.0.0.1:4317 --seconds 10 --rate 118000
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
 async def send(
-    endpoint: str, *, seconds: float, rate: float, channels: int, spans: int, in_flight: int, seed: int, total: int | None = None, repeat_every: int = 0
+    endpoint: str,
+    *,
+    seconds: float,
+    rate: float,
+    channels: int,
+    spans: int,
+    in_flight: int,
+    seed: int,
+    total: int | None = None,
+    repeat_every: int = 0,
 ) -> dict[str, object]:
     """Sends for `seconds` or `total` spans; `rate` is spans a second, 0 as fast as answered. Latencies are of one call, ms.
 
@@ -77,7 +86,11 @@ async def send(
     await asyncio.gather(*(channel(number) for number in range(channels)))
     elapsed = time.monotonic() - started
     latencies.sort()
-    at = {f"p{level}_ms": round(latencies[min(len(latencies) - 1, int(len(latencies) * level / 100))], 2) for level in (50, 99)} if latencies else {}
+    at = (
+        {f"p{level}_ms": round(latencies[min(len(latencies) - 1, int(len(latencies) * level / 100))], 2) for level in (50, 99)}
+        if latencies
+        else {}
+    )
     return {**counts, "errors": errors, "seconds": round(elapsed, 3), "spans_per_second": round(counts["acknowledged"] / elapsed), **at}
 
 

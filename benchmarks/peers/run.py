@@ -29,7 +29,6 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "leadli
 POLICIES = "sample.keep=[error, {slow: {threshold: 50ms}}, {probabilistic: 10%}]"
 
 
-
 def build_collector() -> Path:
     """Builds the Collector from Go modules, once."""
     program = CACHE / "otelcol-v0.161.0" / "build" / "otelcol-peer"
@@ -40,7 +39,12 @@ def build_collector() -> Path:
         program.parent.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(HERE / "otelcol" / "builder.yaml", program.parent.parent)
         environment = {**os.environ, "GOFLAGS": "-mod=mod"}
-        subprocess.run(["go", "run", "go.opentelemetry.io/collector/cmd/builder@v0.161.0", "--config=builder.yaml"], cwd=program.parent.parent, check=True, env=environment)
+        subprocess.run(
+            ["go", "run", "go.opentelemetry.io/collector/cmd/builder@v0.161.0", "--config=builder.yaml"],
+            cwd=program.parent.parent,
+            check=True,
+            env=environment,
+        )
     return program
 
 
@@ -61,7 +65,15 @@ def command_of(name: str, port: int, data: Path, collector: Path) -> tuple[list[
     ]  # fmt: skip
     if name == "leadline-bare":
         sets.append("journal.enabled=false")
-    return [sys.executable, "-m", "leadline.look.cli", "collect", "--data", str(data), *(part for item in sets for part in ("--set", item))], {}
+    return [
+        sys.executable,
+        "-m",
+        "leadline.look.cli",
+        "collect",
+        "--data",
+        str(data),
+        *(part for item in sets for part in ("--set", item)),
+    ], {}
 
 
 def cpu_seconds(pid: int) -> float:
@@ -110,7 +122,18 @@ def one_run(name: str, rate: float, seconds: float, warm_s: float, collector: Pa
 
 
 def _load(port: int, rate: float, seconds: float, seed: int) -> dict[str, float]:
-    command = [sys.executable, str(HERE.parent / "load.py"), "--endpoint", f"127.0.0.1:{port}", "--seconds", str(seconds), "--rate", str(rate), "--seed", str(seed)]
+    command = [
+        sys.executable,
+        str(HERE.parent / "load.py"),
+        "--endpoint",
+        f"127.0.0.1:{port}",
+        "--seconds",
+        str(seconds),
+        "--rate",
+        str(rate),
+        "--seed",
+        str(seed),
+    ]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # type: ignore[no-any-return]
 
 
@@ -125,27 +148,39 @@ def main() -> None:
     arguments = parser.parse_args()
     collector = build_collector() if "otelcol" in arguments.only else Path()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, commit {commit or 'unknown'}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, commit {commit or 'unknown'}"
+    )
     for load in arguments.loads.split(","):
         rate = arguments.rate if load == "equal" else 0.0
         results: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.only.split(",")}
         for run in range(arguments.runs):
             for name in results:
                 results[name].append(one_run(name, rate, arguments.seconds, arguments.warm, collector, seed=1000 * run))
-                print(f"  run {run + 1}/{arguments.runs} {load} {name}: {results[name][-1]['cpu_us']:.2f} µs a span, {results[name][-1]['mb']:.0f} MB", flush=True)
+                print(
+                    f"  run {run + 1}/{arguments.runs} {load} {name}: {results[name][-1]['cpu_us']:.2f} µs a span, {results[name][-1]['mb']:.0f} MB",
+                    flush=True,
+                )
         _report(load, rate, results)
 
 
 def _report(load: str, rate: float, results: dict[str, list[dict[str, float]]]) -> None:
     print(f"\n{'each offered ' + format(rate, ',.0f') + ' spans/s' if rate else 'each at its own saturation'}: min / median / max")
-    print(f"{'server':<14} {'CPU µs a span':>22} {'peak memory MB':>22} {'spans/s':>30} {'CPU of otelcol':>16} {'memory of otelcol':>18} {'failed':>8}")
+    print(
+        f"{'server':<14} {'CPU µs a span':>22} {'peak memory MB':>22} {'spans/s':>30} {'CPU of otelcol':>16} {'memory of otelcol':>18} {'failed':>8}"
+    )
     base = results.get("otelcol")
     for name, runs in results.items():
         cells = [_spread([run[key] for run in runs], form) for key, form in (("cpu_us", ".2f"), ("mb", ".0f"), ("rate", ",.0f"))]
         ratios = ["", ""]
         if base:
-            ratios = [f"1/{statistics.median(theirs[key] / mine[key] for theirs, mine in zip(base, runs, strict=True)):.2f}" for key in ("cpu_us", "mb")]
-        print(f"{name:<14} {cells[0]:>22} {cells[1]:>22} {cells[2]:>30} {ratios[0]:>16} {ratios[1]:>18} {sum(run['failed'] for run in runs):>8.0f}")
+            ratios = [
+                f"1/{statistics.median(theirs[key] / mine[key] for theirs, mine in zip(base, runs, strict=True)):.2f}"
+                for key in ("cpu_us", "mb")
+            ]
+        print(
+            f"{name:<14} {cells[0]:>22} {cells[1]:>22} {cells[2]:>30} {ratios[0]:>16} {ratios[1]:>18} {sum(run['failed'] for run in runs):>8.0f}"
+        )
 
 
 def _spread(values: list[float], form: str) -> str:

@@ -1,8 +1,8 @@
 """READ FIRST. Builds the stages from Settings and joins them; the only file that knows all of them.
 
-    OTLP ──► receive ──► journal ──► decode ──► sketch ──► sample ──► outbox ──► store ══► ClickHouse ══► evaluate ──► act
-                         (ack = on disk)        (every     (whole                (until it     (rules)        (Alertmanager)
-                                                 prediction) traces)              says yes)
+OTLP ──► receive ──► journal ──► decode ──► sketch ──► sample ──► outbox ──► store ══► ClickHouse ══► evaluate ──► act
+                     (ack = on disk)        (every     (whole                (until it     (rules)        (Alertmanager)
+                                             prediction) traces)              says yes)
 """
 
 from __future__ import annotations

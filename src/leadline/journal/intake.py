@@ -66,7 +66,9 @@ class Journal:
         now = self._clock.now_ns()
         self._log.next_sequence = int(self._state.recall("next_sequence", 1))
         n = self._machine.replay(self._log, now - int(self._settings.journal.retry_horizon * 1e9), self._recent.note)
-        self._log.next_sequence = max(self._log.next_sequence, self._state.checkpoint().produced[1] + 1, self._state.checkpoint().applied + 1)
+        self._log.next_sequence = max(
+            self._log.next_sequence, self._state.checkpoint().produced[1] + 1, self._state.checkpoint().applied + 1
+        )
         self._next_cut_ns = (now // self._segment_ns + 1) * self._segment_ns
         self._next_sketch_ns = (now // self._sketch_ns + 1) * self._sketch_ns
         if self._machine.controlled:
@@ -254,10 +256,24 @@ class Journal:
             number = int(self._state.recall("reports", 0)) + 1
             self._state.remember("reports", number)
             rows = [
-                {"at": at, "collector": name, "signal": signal, "model": model, **terms, "segment": number} for signal, model, terms in changed
+                {"at": at, "collector": name, "signal": signal, "model": model, **terms, "segment": number}
+                for signal, model, terms in changed
             ]
             data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-            columns = ("at", "collector", "signal", "model", "received", "kept", "sampled_out", "rejected", "duplicate", "forwarded", "waiting", "segment")
+            columns = (
+                "at",
+                "collector",
+                "signal",
+                "model",
+                "received",
+                "kept",
+                "sampled_out",
+                "rejected",
+                "duplicate",
+                "forwarded",
+                "waiting",
+                "segment",
+            )
             self._state.report(totals, Block("accounting", columns, "JSONEachRow", data, f"{name}/{number}/accounting/{now_ns}", len(rows)))
 
     def status(self) -> dict[str, float]:

@@ -110,7 +110,9 @@ class Log:
         item = _Pending(kind, flag, time_ns, digest_of(payload) if digest is None else digest, payload, note, written)
         with self._arrived:
             if self._stopping or self.failure is not None:
-                raise Overloaded(f"the journal is closed{f' ({self.failure})' if self.failure else ''}; try another collector", retry_after_s=5)
+                raise Overloaded(
+                    f"the journal is closed{f' ({self.failure})' if self.failure else ''}; try another collector", retry_after_s=5
+                )
             self._pending.append(item)
             self._arrived.notify()
         return written

@@ -61,7 +61,9 @@ class State:
         self._outbox = Path() if directory is None else directory / "outbox"
         if directory is not None:
             self._outbox.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(":memory:" if directory is None else directory / "state.db", check_same_thread=False, isolation_level=None)
+        self._db = sqlite3.connect(
+            ":memory:" if directory is None else directory / "state.db", check_same_thread=False, isolation_level=None
+        )
         self._db.executescript(
             f"PRAGMA journal_mode=WAL; PRAGMA synchronous={'FULL' if sync else 'OFF'}; PRAGMA journal_size_limit=1048576;{_SCHEMA}"
         )
@@ -86,7 +88,11 @@ class State:
 
     def checkpoint(self) -> Checkpoint:
         value = self._get("checkpoint", None)
-        return Checkpoint() if value is None else Checkpoint((value["produced"][0], value["produced"][1]), value["applied"], Ledger.from_json(value["ledger"]))
+        return (
+            Checkpoint()
+            if value is None
+            else Checkpoint((value["produced"][0], value["produced"][1]), value["applied"], Ledger.from_json(value["ledger"]))
+        )
 
     def produce(self, blocks: Iterable[Block], checkpoint: Checkpoint) -> None:
         """Puts blocks into the outbox and moves the checkpoint, together or not at all."""

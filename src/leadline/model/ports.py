@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from leadline.model.blocks import Block
 from leadline.model.findings import Finding
-from leadline.model.readings import Fleet, ReadRequest, Readings
+from leadline.model.readings import Fleet, Readings, ReadRequest
 from leadline.model.requests import Cut, Decoded, Request
 from leadline.model.signals import Receipt, Signal
 

@@ -118,7 +118,15 @@ class Sampler:
         token = f"{self._collector}/{segment}"
         predictions = taken.predictions
         blocks = [
-            Block("otel_traces", _SPANS, "RowBinary", taken.span_rows, f"{token}/otel_traces/0", taken.spans_kept, {("traces", ""): taken.spans_kept}),
+            Block(
+                "otel_traces",
+                _SPANS,
+                "RowBinary",
+                taken.span_rows,
+                f"{token}/otel_traces/0",
+                taken.spans_kept,
+                {("traces", ""): taken.spans_kept},
+            ),
             Block(
                 "predictions",
                 _PREDICTIONS,
@@ -133,7 +141,9 @@ class Sampler:
         if decisions.plan:
             plan = json.loads(decisions.plan)
             row = {"collector": self._collector, "revision": plan["revision"], "plan": decisions.plan, "segment": segment}
-            blocks.append(Block("sampling_plans", tuple(row), "JSONEachRow", (json.dumps(row) + "\n").encode(), f"{token}/sampling_plans/0", 1))
+            blocks.append(
+                Block("sampling_plans", tuple(row), "JSONEachRow", (json.dumps(row) + "\n").encode(), f"{token}/sampling_plans/0", 1)
+            )
         return blocks, {("traces", ""): taken.spans_dropped}
 
     def remember(self, decisions: DecisionBatch) -> None:

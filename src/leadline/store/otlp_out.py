@@ -49,7 +49,9 @@ class OtlpOut:
         if self._client is None:
             self._client = httpx.AsyncClient(timeout=10.0)
         try:
-            reply = await self._client.post(self._endpoint, content=data, headers={"Content-Type": "application/x-protobuf", **self._headers})
+            reply = await self._client.post(
+                self._endpoint, content=data, headers={"Content-Type": "application/x-protobuf", **self._headers}
+            )
         except httpx.HTTPError as error:
             raise StoreError(f"{self._endpoint}: {error or type(error).__name__}") from error
         if reply.status_code in _PASSING:
@@ -66,6 +68,11 @@ class OtlpOut:
         try:
             await self._client(data, timeout=10.0, metadata=[(key.lower(), value) for key, value in self._headers.items()])
         except grpc.aio.AioRpcError as error:
-            passing = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED}
+            passing = {
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                grpc.StatusCode.ABORTED,
+            }
             kind = StoreError if error.code() in passing else PermanentError
             raise kind(f"{self._endpoint}: {error.code().name}: {error.details()}") from error

@@ -87,7 +87,16 @@ def _from_store(settings: Settings, console: Console) -> list[str]:
     table = Table("rule", "severity", "state", "value", "threshold", "since", "what", title="rules", title_justify="left")
     for row in alerts:
         style = "bold red" if row["now"] == "firing" else ""
-        table.add_row(row["rule"], row["severity"], row["now"], _short(row["value"]), _short(row["threshold"]), str(row["since"] or ""), row["summary"], style=style)
+        table.add_row(
+            row["rule"],
+            row["severity"],
+            row["now"],
+            _short(row["value"]),
+            _short(row["threshold"]),
+            str(row["since"] or ""),
+            row["summary"],
+            style=style,
+        )
     console.print(table if alerts else "no rules evaluated in the last day (write one: see `leadline check --help`)")
     return []
 

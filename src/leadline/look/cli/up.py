@@ -45,7 +45,9 @@ async def up(settings: Settings, arguments: list[str], stop: asyncio.Event) -> N
         if ready.done() and not ready.exception():
             _log.info("up: send OTLP to %s (gRPC) or %s (HTTP)", settings.receive.grpc, settings.receive.http)
             if settings.store.clickhouse == "embedded":
-                _log.info("up: ask with SQL: curl 'http://%s/' -d 'SELECT * FROM accounting_now FORMAT PrettyCompact'", settings.engine.http)
+                _log.info(
+                    "up: ask with SQL: curl 'http://%s/' -d 'SELECT * FROM accounting_now FORMAT PrettyCompact'", settings.engine.http
+                )
             _log.info("up: look with `leadline status`; Ctrl-C drains and stops")
             await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
         for task in (stopped, failed, ready):

@@ -60,7 +60,15 @@ class HttpServer:
         host, _, port = address.rpartition(":")
         self._address, self._setting = address, setting
         self._server = uvicorn.Server(
-            uvicorn.Config(app, host=host.strip("[]"), port=int(port), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+            uvicorn.Config(
+                app,
+                host=host.strip("[]"),
+                port=int(port),
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=2,
+            )
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -76,7 +84,9 @@ class HttpServer:
         except OSError as error:
             listener.close()
             raise ConfigError(
-                [f"{self._setting}: cannot listen on {self._address} ({error.strerror}). Stop what listens there, or say --set {self._setting}=HOST:PORT."]
+                [
+                    f"{self._setting}: cannot listen on {self._address} ({error.strerror}). Stop what listens there, or say --set {self._setting}=HOST:PORT."
+                ]
             ) from error
         self._task = asyncio.create_task(self._server._serve([listener]), name=f"serve {self._setting}")
 
