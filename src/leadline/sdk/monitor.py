@@ -62,7 +62,7 @@ class Monitor:
         The schema. Names alone are float32. None: it is inferred from the first row that has names, and `x0, x1, …`
         where rows have none. Dtypes: float32, float64, int64, bool, categorical (and numpy's and pandas' spellings).
     feature_roles : mapping of name to str
-        What a feature is for, where it is not plainly a feature; announced with the schema.
+        What a column is for, where it is no feature (``id``, ``personal``, …): it is sent and kept with the span, and not measured.
     sampling_weight : float or None
         The adjusted count of each prediction, where the server monitors only some: 10 for one in ten.
     capture : {"none", "packed", "full"} or None

@@ -102,7 +102,9 @@ class Prediction:
         """``<trace>-<span>`` unless given; without a trace (instrumentation is off), random digits."""
         if self._id is None:
             where = self.span.get_span_context()
-            self._id = f"{where.trace_id:032x}-{where.span_id:016x}" if where.is_valid else os.urandom(24).hex()
+            if where.is_valid:  # not kept: readers derive the same, so it need not be sent
+                return f"{where.trace_id:032x}-{where.span_id:016x}"
+            self._id = os.urandom(24).hex()
         return self._id
 
     @property

@@ -29,8 +29,8 @@ class Schema:
     Parameters
     ----------
     names, dtypes, roles : tuple of str, one entry a feature
-        `dtypes` are of `DTYPES`; `roles` say what a feature is for (``feature``, or a word of yours such as
-        ``personal``) and are passed on as they are.
+        `dtypes` are of `DTYPES`; `roles` say what a column is for: ``feature``, or a word of yours such as ``personal``,
+        and then the collector does not measure it.
     """
 
     names: tuple[str, ...]
