@@ -192,7 +192,7 @@ def test_significant_is_not_enough_and_large_is_not_enough() -> None:
         ({"current_n_eff": float("nan")}, "insufficient data"),
         ({"reference_n_eff": 20.0}, "20 predictions in the reference"),
         ({"current": (1.0, 2.0)}, "other bins"),
-        ({"current": (0.0,) * 23, "current_n_eff": 200.0}, "insufficient data"),
+        ({"current": (0.0,) * 24, "current_n_eff": 200.0}, "insufficient data"),
         ({"reference": (), "current": ()}, "other bins"),
     ],
 )
