@@ -37,20 +37,37 @@ impl PySketches {
         atoms: usize,
         compression: u32,
     ) -> PyResult<Self> {
-        let config = Config { window_ns, max_groups, max_series, max_categories, max_cells, atoms, compression };
+        let config = Config {
+            window_ns,
+            max_groups,
+            max_series,
+            max_categories,
+            max_cells,
+            atoms,
+            compression,
+        };
         let sketches = Sketches::new(config).map_err(PyValueError::new_err)?;
-        Ok(Self { inner: Mutex::new(sketches) })
+        Ok(Self {
+            inner: Mutex::new(sketches),
+        })
     }
 
     fn set_references(&self, py: Python<'_>, references: Vec<Reference>) -> PyResult<()> {
         let mut checked = Vec::with_capacity(references.len());
-        for (index, (model, series, id, edges, atoms, categories)) in references.into_iter().enumerate() {
-            let categories = categories.into_iter().map(|text| text.into_bytes().into()).collect();
-            let bins = Bins::new(&id, edges, atoms, categories)
-                .map_err(|error| PyValueError::new_err(format!("references[{index}] ({model}, {series}): {error}")))?;
+        for (index, (model, series, id, edges, atoms, categories)) in
+            references.into_iter().enumerate()
+        {
+            let categories = categories
+                .into_iter()
+                .map(|text| text.into_bytes().into())
+                .collect();
+            let bins = Bins::new(&id, edges, atoms, categories).map_err(|error| {
+                PyValueError::new_err(format!("references[{index}] ({model}, {series}): {error}"))
+            })?;
             checked.push((model.into(), series.into(), bins));
         }
-        py.detach(|| self.lock().set_references(checked)).map_err(PyValueError::new_err)
+        py.detach(|| self.lock().set_references(checked))
+            .map_err(PyValueError::new_err)
     }
 
     fn add(&self, py: Python<'_>, batch: &PySpanBatch) {
@@ -68,7 +85,12 @@ impl PySketches {
         Ok(counts)
     }
 
-    fn drain<'py>(&self, py: Python<'py>, collector: &str, segment: u64) -> (Bound<'py, PyBytes>, u64) {
+    fn drain<'py>(
+        &self,
+        py: Python<'py>,
+        collector: &str,
+        segment: u64,
+    ) -> (Bound<'py, PyBytes>, u64) {
         let (rows, count) = py.detach(|| self.lock().drain(collector, segment));
         (PyBytes::new(py, &rows), count)
     }
@@ -79,12 +101,27 @@ impl PySketches {
         py: Python<'py>,
         series: &str,
         levels: Vec<f64>,
-    ) -> PyResult<Vec<(Box<str>, Box<str>, Box<str>, f64, Bound<'py, PyArray1<f64>>)>> {
+    ) -> PyResult<Vec<(String, String, String, f64, Bound<'py, PyArray1<f64>>)>> {
         if let Some(at) = levels.iter().position(|level| !(0.0..=1.0).contains(level)) {
-            return Err(PyValueError::new_err(format!("levels[{at}]: expected 0 to 1, got {}", levels[at])));
+            return Err(PyValueError::new_err(format!(
+                "levels[{at}]: expected 0 to 1, got {}",
+                levels[at]
+            )));
         }
         let found = py.detach(|| self.lock().quantiles(series, &levels));
-        let row = |GroupQuantiles { group, weight, values }| (group.model, group.version, group.role, weight, values.into_pyarray(py));
+        let row = |GroupQuantiles {
+                       group,
+                       weight,
+                       values,
+                   }: GroupQuantiles| {
+            (
+                group.model.into(),
+                group.version.into(),
+                group.role.into(),
+                weight,
+                values.into_pyarray(py),
+            )
+        };
         Ok(found.into_iter().map(row).collect())
     }
 }

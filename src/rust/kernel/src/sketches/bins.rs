@@ -22,31 +22,56 @@ pub struct Bins {
 impl Bins {
     /// # Errors
     /// If edges or atoms are not finite and ascending, categories repeat, or numbers and categories come together.
-    pub fn new(id: &str, edges: Vec<f64>, atoms: Vec<f64>, categories: Vec<Box<[u8]>>) -> Result<Self, String> {
+    pub fn new(
+        id: &str,
+        edges: Vec<f64>,
+        atoms: Vec<f64>,
+        categories: Vec<Box<[u8]>>,
+    ) -> Result<Self, String> {
         for (what, numbers) in [("edges", &edges), ("atoms", &atoms)] {
             if let Some(at) = numbers.iter().position(|number| !number.is_finite()) {
-                return Err(format!("{what}[{at}]: expected a finite number, got {}", numbers[at]));
+                return Err(format!(
+                    "{what}[{at}]: expected a finite number, got {}",
+                    numbers[at]
+                ));
             }
             if let Some(at) = numbers.windows(2).position(|pair| pair[0] >= pair[1]) {
-                return Err(format!("{what}[{}]: expected more than {}, got {}; sort them and leave out repeats", at + 1, numbers[at], numbers[at + 1]));
+                return Err(format!(
+                    "{what}[{}]: expected more than {}, got {}; sort them and leave out repeats",
+                    at + 1,
+                    numbers[at],
+                    numbers[at + 1]
+                ));
             }
         }
-        if !categories.is_empty() && !(edges.is_empty() && atoms.is_empty()) {
+        if !categories.is_empty() && (!edges.is_empty() || !atoms.is_empty()) {
             return Err("expected either edges and atoms or categories, got both".into());
         }
         if id.is_empty() {
             return Err("bins_id: expected a name, got ''".into());
         }
         if edges.len().max(atoms.len()).max(categories.len()) > LARGEST {
-            return Err(format!("expected at most {LARGEST} edges, atoms or categories"));
+            return Err(format!(
+                "expected at most {LARGEST} edges, atoms or categories"
+            ));
         }
-        let category_index: FxHashMap<_, _> = categories.iter().enumerate().map(|(index, text)| (text.clone(), index)).collect();
+        let category_index: FxHashMap<_, _> = categories
+            .iter()
+            .enumerate()
+            .map(|(index, text)| (text.clone(), index))
+            .collect();
         if category_index.len() != categories.len() {
             return Err("categories: expected each one once".into());
         }
         // -0.0 and 0.0 are one value.
         let plain = |numbers: Vec<f64>| numbers.into_iter().map(|number| number + 0.0).collect();
-        Ok(Self { id: id.into(), edges: plain(edges), atoms: plain(atoms), categories, category_index })
+        Ok(Self {
+            id: id.into(),
+            edges: plain(edges),
+            atoms: plain(atoms),
+            categories,
+            category_index,
+        })
     }
 
     fn is_categorical(&self) -> bool {
@@ -64,7 +89,11 @@ impl Bins {
 
     /// `[null, non_finite, under, bin…, over, atom…]`, or `[null, category…, unseen]`.
     fn width(&self) -> usize {
-        if self.is_categorical() { self.categories.len() + 2 } else { 4 + self.inner() + self.atoms.len() }
+        if self.is_categorical() {
+            self.categories.len() + 2
+        } else {
+            4 + self.inner() + self.atoms.len()
+        }
     }
 }
 
@@ -84,7 +113,10 @@ impl References {
             return Err(format!("bins_id {}: given twice", bins.id));
         }
         if self.bins.len() == 2 {
-            return Err(format!("bins_id {}: a third one; expected at most two in force (while a reference changes)", bins.id));
+            return Err(format!(
+                "bins_id {}: a third one; expected at most two in force (while a reference changes)",
+                bins.id
+            ));
         }
         self.atoms.extend_from_slice(&bins.atoms);
         self.atoms.sort_unstable_by(f64::total_cmp);
@@ -149,13 +181,23 @@ impl Counts {
 
     /// What came beside the numbers: nulls, non-finite numbers, texts. A text is not a number: under numeric bins it counts as
     /// non-finite; a number under categorical bins is unseen.
-    pub fn finish<'a>(&mut self, nulls: f64, non_finite: f64, numbers: f64, texts: impl Iterator<Item = (&'a [u8], f64)>) {
+    pub fn finish<'a>(
+        &mut self,
+        nulls: f64,
+        non_finite: f64,
+        numbers: f64,
+        texts: impl Iterator<Item = (&'a [u8], f64)>,
+    ) {
         self.weights[0] += nulls;
         if self.bins.is_categorical() {
             let unseen = self.weights.len() - 1;
             self.weights[unseen] += numbers + non_finite;
             for (text, weight) in texts {
-                self.weights[self.bins.category_index.get(text).map_or(unseen, |index| index + 1)] += weight;
+                self.weights[self
+                    .bins
+                    .category_index
+                    .get(text)
+                    .map_or(unseen, |index| index + 1)] += weight;
             }
         } else {
             self.weights[1] += non_finite + texts.map(|(_, weight)| weight).sum::<f64>();

@@ -20,7 +20,8 @@ impl Categories {
     pub fn add(&mut self, text: &[u8], weight: f64, cap: usize, references: &[Arc<Bins>]) -> bool {
         if let Some(sum) = self.weights.get_mut(text) {
             *sum += weight;
-        } else if self.weights.len() < cap || references.iter().any(|bins| bins.has_category(text)) {
+        } else if self.weights.len() < cap || references.iter().any(|bins| bins.has_category(text))
+        {
             self.weights.insert(text.into(), weight);
         } else {
             self.other += weight;
@@ -31,7 +32,11 @@ impl Categories {
 
     /// (text, weight) in the order of the text, `(other)` last.
     pub fn sorted(&self) -> Vec<(&[u8], f64)> {
-        let mut pairs: Vec<(&[u8], f64)> = self.weights.iter().map(|(text, weight)| (&**text, *weight)).collect();
+        let mut pairs: Vec<(&[u8], f64)> = self
+            .weights
+            .iter()
+            .map(|(text, weight)| (&**text, *weight))
+            .collect();
         pairs.sort_unstable_by_key(|pair| pair.0);
         if self.other > 0.0 {
             match pairs.iter_mut().find(|pair| pair.0 == OTHER.as_bytes()) {

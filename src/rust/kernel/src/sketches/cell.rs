@@ -20,7 +20,10 @@ impl Weight {
 
     pub fn of(inbound: f64) -> Self {
         let known = inbound == 0.0 || (Self::SMALLEST..=Self::LARGEST).contains(&inbound);
-        Self { value: if known { inbound } else { 1.0 }, known }
+        Self {
+            value: if known { inbound } else { 1.0 },
+            known,
+        }
     }
 }
 
@@ -61,7 +64,11 @@ impl Cell {
             max: f64::NEG_INFINITY,
             values: Values::new(buffer_limit),
             references: Arc::clone(references),
-            counts: references.bins.iter().map(|bins| Counts::new(Arc::clone(bins))).collect(),
+            counts: references
+                .bins
+                .iter()
+                .map(|bins| Counts::new(Arc::clone(bins)))
+                .collect(),
             categories: None,
             null_weight: 0.0,
             non_finite_weight: 0.0,
@@ -79,7 +86,13 @@ impl Cell {
     }
 
     #[inline]
-    pub fn add_number(&mut self, value: f64, weight: Weight, limits: &Limits, scratch: &mut Scratch) {
+    pub fn add_number(
+        &mut self,
+        value: f64,
+        weight: Weight,
+        limits: &Limits,
+        scratch: &mut Scratch,
+    ) {
         self.observe(weight);
         if !value.is_finite() {
             self.non_finite += 1;
@@ -98,7 +111,9 @@ impl Cell {
     /// False where the text went to `(other)`.
     pub fn add_text(&mut self, text: &[u8], weight: Weight, cap: usize) -> bool {
         self.observe(weight);
-        self.categories.get_or_insert_default().add(text, weight.value, cap, &self.references.bins)
+        self.categories
+            .get_or_insert_default()
+            .add(text, weight.value, cap, &self.references.bins)
     }
 
     /// Takes what is still in the buffer, and closes the window.
@@ -106,13 +121,31 @@ impl Cell {
         self.flush(limits, scratch);
         self.values.finish(&self.references.atoms, limits, scratch);
         for counts in &mut self.counts {
-            let texts = self.categories.iter().flat_map(|categories| categories.sorted());
-            counts.finish(self.null_weight, self.non_finite_weight, self.number_weight, texts);
+            let texts = self
+                .categories
+                .iter()
+                .flat_map(|categories| categories.sorted());
+            counts.finish(
+                self.null_weight,
+                self.non_finite_weight,
+                self.number_weight,
+                texts,
+            );
         }
     }
 
     fn flush(&mut self, limits: &Limits, scratch: &mut Scratch) {
-        let Self { values, references, counts, sum, sum_sq, min, max, number_weight, .. } = self;
+        let Self {
+            values,
+            references,
+            counts,
+            sum,
+            sum_sq,
+            min,
+            max,
+            number_weight,
+            ..
+        } = self;
         values.flush(&references.atoms, limits, scratch, |sorted| {
             *sum = sorted.weighted_sum(*sum, |value| value);
             *sum_sq = sorted.weighted_sum(*sum_sq, |value| value * value);

@@ -122,7 +122,12 @@ struct Cluster {
 
 impl Cluster {
     fn begin(point: Centroid) -> Self {
-        Self { first: point.mean, last: point.mean, sum: point.mean * point.weight, weight: point.weight }
+        Self {
+            first: point.mean,
+            last: point.mean,
+            sum: point.mean * point.weight,
+            weight: point.weight,
+        }
     }
 
     fn add(&mut self, point: Centroid) {
@@ -133,7 +138,10 @@ impl Cluster {
 
     /// The mean is held between its own points, so that rounding never puts two centroids out of order.
     fn centroid(&self) -> Centroid {
-        Centroid { mean: (self.sum / self.weight).clamp(self.first, self.last), weight: self.weight }
+        Centroid {
+            mean: (self.sum / self.weight).clamp(self.first, self.last),
+            weight: self.weight,
+        }
     }
 }
 
@@ -163,12 +171,19 @@ impl Distribution {
             let (left, right) = if centroid.weight <= 1.0 || end {
                 (before, before + centroid.weight)
             } else {
-                (before + centroid.weight / 2.0, before + centroid.weight / 2.0)
+                (
+                    before + centroid.weight / 2.0,
+                    before + centroid.weight / 2.0,
+                )
             };
             before += centroid.weight;
             match knots.last_mut() {
                 Some(last) if last.x == centroid.mean => last.right = right,
-                _ => knots.push(Point { x: centroid.mean, left, right }),
+                _ => knots.push(Point {
+                    x: centroid.mean,
+                    left,
+                    right,
+                }),
             }
         }
         let smooth_weight = before;
@@ -181,7 +196,10 @@ impl Distribution {
                 next += 1;
                 (knots[next - 1].left, knots[next - 1].right)
             } else {
-                let at = match (next.checked_sub(1).map(|index| &knots[index]), knots.get(next)) {
+                let at = match (
+                    next.checked_sub(1).map(|index| &knots[index]),
+                    knots.get(next),
+                ) {
                     (None, _) => 0.0,
                     (Some(_), None) => smooth_weight,
                     (Some(a), Some(b)) => a.right + (b.left - a.right) * ((x - a.x) / (b.x - a.x)),
@@ -193,10 +211,17 @@ impl Distribution {
                 jump = atoms[atom].weight;
                 atom += 1;
             }
-            points.push(Point { x, left: atoms_before + left, right: atoms_before + jump + right });
+            points.push(Point {
+                x,
+                left: atoms_before + left,
+                right: atoms_before + jump + right,
+            });
             atoms_before += jump;
         }
-        Self { points, weight: smooth_weight + atoms_before }
+        Self {
+            points,
+            weight: smooth_weight + atoms_before,
+        }
     }
 
     pub fn weight(&self) -> f64 {
@@ -225,7 +250,13 @@ impl Distribution {
         let index = self.points.partition_point(|point| point.x < x);
         let weight = match (self.points.get(index), index.checked_sub(1)) {
             (None, _) => self.weight,
-            (Some(point), _) if point.x == x => if left { point.left } else { point.right },
+            (Some(point), _) if point.x == x => {
+                if left {
+                    point.left
+                } else {
+                    point.right
+                }
+            }
             (Some(_), None) => 0.0,
             (Some(point), Some(previous)) => {
                 let from = &self.points[previous];

@@ -11,8 +11,8 @@ use rustc_hash::FxHashMap;
 
 use crate::batch::{Group, SpanBatch};
 
-use self::bins::References;
 pub use self::bins::Bins;
+use self::bins::References;
 use self::categories::OTHER;
 use self::cell::{Cell, Weight};
 use self::digest::{Centroid, Digest, Distribution, Scale};
@@ -144,16 +144,25 @@ impl SeriesNumbers {
 
     fn new(rows: usize, series: usize) -> Self {
         let size = rows.saturating_mul(series);
-        Self { series, numbers: vec![NONE; if size <= Self::LARGEST { size } else { 0 }] }
+        Self {
+            series,
+            numbers: vec![NONE; if size <= Self::LARGEST { size } else { 0 }],
+        }
     }
 
     #[inline]
     fn get(&self, row: u32, series: u32) -> u32 {
-        self.numbers.get(row as usize * self.series + series as usize).copied().unwrap_or(NONE)
+        self.numbers
+            .get(row as usize * self.series + series as usize)
+            .copied()
+            .unwrap_or(NONE)
     }
 
     fn set(&mut self, row: u32, series: u32, number: u32) {
-        if let Some(entry) = self.numbers.get_mut(row as usize * self.series + series as usize) {
+        if let Some(entry) = self
+            .numbers
+            .get_mut(row as usize * self.series + series as usize)
+        {
             *entry = number;
         }
     }
@@ -163,8 +172,14 @@ impl Sketches {
     /// # Errors
     /// If a bound is 0, or the window is not whole seconds.
     pub fn new(config: Config) -> Result<Self, String> {
-        if config.window_ns < SECOND_NS || config.window_ns % SECOND_NS != 0 || config.window_ns / SECOND_NS > i64::from(u32::MAX) {
-            return Err(format!("window_ns: expected whole seconds, at least one, got {} ns", config.window_ns));
+        if config.window_ns < SECOND_NS
+            || config.window_ns % SECOND_NS != 0
+            || config.window_ns / SECOND_NS > i64::from(u32::MAX)
+        {
+            return Err(format!(
+                "window_ns: expected whole seconds, at least one, got {} ns",
+                config.window_ns
+            ));
         }
         for (name, bound, least) in [
             ("max_groups", config.max_groups, 1),
@@ -175,10 +190,16 @@ impl Sketches {
             ("compression", config.compression as usize, 20),
         ] {
             if bound < least || bound > 100_000_000 {
-                return Err(format!("{name}: expected {least} to 100000000, got {bound}"));
+                return Err(format!(
+                    "{name}: expected {least} to 100000000, got {bound}"
+                ));
             }
         }
-        let limits = Limits { atoms: config.atoms, working: Scale::new(2 * config.compression), scale: Scale::new(config.compression) };
+        let limits = Limits {
+            atoms: config.atoms,
+            working: Scale::new(2 * config.compression),
+            scale: Scale::new(config.compression),
+        };
         Ok(Self {
             config,
             limits,
@@ -199,18 +220,39 @@ impl Sketches {
     ///
     /// # Errors
     /// If a series has more than two bins, or the same twice. Nothing changes then.
-    pub fn set_references(&mut self, references: Vec<(Box<str>, Box<str>, Bins)>) -> Result<(), String> {
-        let mut by_series: FxHashMap<Box<str>, FxHashMap<Box<str>, References>> = FxHashMap::default();
+    pub fn set_references(
+        &mut self,
+        references: Vec<(Box<str>, Box<str>, Bins)>,
+    ) -> Result<(), String> {
+        let mut by_series: FxHashMap<Box<str>, FxHashMap<Box<str>, References>> =
+            FxHashMap::default();
         for (model, series, bins) in references {
             let place = format!("{model}, {series}");
             let of_model = by_series.entry(model).or_default();
-            of_model.entry(series).or_default().push(bins).map_err(|error| format!("({place}): {error}"))?;
+            of_model
+                .entry(series)
+                .or_default()
+                .push(bins)
+                .map_err(|error| format!("({place}): {error}"))?;
         }
-        let share = |of_model: FxHashMap<_, _>| of_model.into_iter().map(|(series, references)| (series, Arc::new(references))).collect();
-        self.references = by_series.into_iter().map(|(model, of_model)| (model, share(of_model))).collect();
+        let share = |of_model: FxHashMap<_, _>| {
+            of_model
+                .into_iter()
+                .map(|(series, references)| (series, Arc::new(references)))
+                .collect()
+        };
+        self.references = by_series
+            .into_iter()
+            .map(|(model, of_model)| (model, share(of_model)))
+            .collect();
         for group in &mut self.groups {
             for series in &mut group.series {
-                series.references = find_references(&self.references, &self.no_references, &group.name.model, &series.name);
+                series.references = find_references(
+                    &self.references,
+                    &self.no_references,
+                    &group.name.model,
+                    &series.name,
+                );
             }
         }
         Ok(())
@@ -235,7 +277,8 @@ impl Sketches {
             }
         }
         for missing in &batch.missing {
-            let (cell, weight) = self.locate(batch, &mut places, missing.prediction, missing.series);
+            let (cell, weight) =
+                self.locate(batch, &mut places, missing.prediction, missing.series);
             self.cells[cell].add_null(weight);
         }
     }
@@ -245,19 +288,43 @@ impl Sketches {
         let mut order: Vec<(&Group, &str, i64, u32)> = Vec::with_capacity(self.cells.len());
         for window in &self.windows {
             let group = &self.groups[window.group as usize];
-            let used = window.cells.iter().enumerate().filter(|(_, cell)| **cell != NONE);
-            order.extend(used.map(|(series, cell)| (&group.name, &*group.series[series].name, window.number, *cell)));
+            let used = window
+                .cells
+                .iter()
+                .enumerate()
+                .filter(|(_, cell)| **cell != NONE);
+            order.extend(used.map(|(series, cell)| {
+                (
+                    &group.name,
+                    &*group.series[series].name,
+                    window.number,
+                    *cell,
+                )
+            }));
         }
         order.sort_unstable_by(|a, b| {
-            (&a.0.model, a.1, &a.0.version, &a.0.role, a.2).cmp(&(&b.0.model, b.1, &b.0.version, &b.0.role, b.2))
+            (&a.0.model, a.1, &a.0.version, &a.0.role, a.2).cmp(&(
+                &b.0.model,
+                b.1,
+                &b.0.version,
+                &b.0.role,
+                b.2,
+            ))
         });
         let window_s = self.config.window_ns / SECOND_NS;
         let mut out = Vec::new();
         for (group, series, number, cell) in &order {
             let cell = &mut self.cells[*cell as usize];
             cell.finish(&self.limits, &mut self.scratch);
-            let start = number.saturating_mul(window_s).clamp(0, i64::from(u32::MAX));
-            let key = rows::Key { group, series, window_start_s: start as u32, window_s: window_s as u32 };
+            let start = number
+                .saturating_mul(window_s)
+                .clamp(0, i64::from(u32::MAX));
+            let key = rows::Key {
+                group,
+                series,
+                window_start_s: start as u32,
+                window_s: window_s as u32,
+            };
             rows::put_row(&mut out, &key, cell, collector, segment);
         }
         let rows = order.len() as u64;
@@ -278,7 +345,10 @@ impl Sketches {
         let mut of_group: FxHashMap<u32, (Vec<Centroid>, Vec<Centroid>)> = FxHashMap::default();
         for window in &self.windows {
             let number = self.groups[window.group as usize].series_index.get(series);
-            let Some(cell) = number.and_then(|number| window.cells.get(*number as usize)).filter(|cell| **cell != NONE) else {
+            let Some(cell) = number
+                .and_then(|number| window.cells.get(*number as usize))
+                .filter(|cell| **cell != NONE)
+            else {
                 continue;
             };
             let mut cell = self.cells[*cell as usize].clone();
@@ -300,8 +370,15 @@ impl Sketches {
                 let mut digest = Digest::default();
                 digest.merge(&centroids, self.limits.scale, &mut Vec::new());
                 let distribution = Distribution::new(&atoms, digest.centroids());
-                let values = levels.iter().map(|level| distribution.quantile(*level)).collect();
-                GroupQuantiles { group: self.groups[group as usize].name.clone(), weight: distribution.weight(), values }
+                let values = levels
+                    .iter()
+                    .map(|level| distribution.quantile(*level))
+                    .collect();
+                GroupQuantiles {
+                    group: self.groups[group as usize].name.clone(),
+                    weight: distribution.weight(),
+                    values,
+                }
             })
             .collect();
         found.sort_unstable_by(|a, b| a.group.cmp(&b.group));
@@ -328,19 +405,40 @@ impl Sketches {
             let in_own_group = window.group == group;
             self.overflow.groups += u64::from(Some(group) == self.other_group);
             self.overflow.cells += u64::from(!in_own_group);
-            let place = Place { window: last.2, row: if in_own_group { prediction.group } else { other_row }, weight: Weight::of(prediction.weight) };
+            let place = Place {
+                window: last.2,
+                row: if in_own_group {
+                    prediction.group
+                } else {
+                    other_row
+                },
+                weight: Weight::of(prediction.weight),
+            };
             self.cells[window.cells[PREDICTIONS as usize] as usize].observe(place.weight);
             predictions.push(place);
         }
-        Places { predictions, numbers: SeriesNumbers::new(batch.groups.len() + 1, batch.series.len()) }
+        Places {
+            predictions,
+            numbers: SeriesNumbers::new(batch.groups.len() + 1, batch.series.len()),
+        }
     }
 
     /// The cell of a value, made where there is none.
     #[inline]
-    fn locate(&mut self, batch: &SpanBatch, places: &mut Places, prediction: u32, series: u32) -> (usize, Weight) {
+    fn locate(
+        &mut self,
+        batch: &SpanBatch,
+        places: &mut Places,
+        prediction: u32,
+        series: u32,
+    ) -> (usize, Weight) {
         let place = places.predictions[prediction as usize];
         let number = places.numbers.get(place.row, series);
-        let cell = self.windows[place.window as usize].cells.get(number as usize).copied().unwrap_or(NONE);
+        let cell = self.windows[place.window as usize]
+            .cells
+            .get(number as usize)
+            .copied()
+            .unwrap_or(NONE);
         if cell != NONE {
             return (cell as usize, place.weight);
         }
@@ -348,7 +446,8 @@ impl Sketches {
             "" => UNNAMED,
             name => name,
         };
-        let (number, is_other) = self.series_number(self.windows[place.window as usize].group, name);
+        let (number, is_other) =
+            self.series_number(self.windows[place.window as usize].group, name);
         if is_other {
             self.overflow.series += 1; // and not remembered, so that each value passes here and is counted
         } else {
@@ -361,12 +460,24 @@ impl Sketches {
         if let Some(number) = self.group_index.get(group) {
             return *number;
         }
-        if self.groups.len() >= self.config.max_groups { self.other_group_number() } else { self.add_group(group.clone()) }
+        if self.groups.len() >= self.config.max_groups {
+            self.other_group_number()
+        } else {
+            self.add_group(group.clone())
+        }
     }
 
     fn other_group_number(&mut self) -> u32 {
-        let name = Group { model: OTHER.into(), version: "".into(), role: "".into() };
-        let number = self.group_index.get(&name).copied().unwrap_or_else(|| self.add_group(name));
+        let name = Group {
+            model: OTHER.into(),
+            version: "".into(),
+            role: "".into(),
+        };
+        let number = self
+            .group_index
+            .get(&name)
+            .copied()
+            .unwrap_or_else(|| self.add_group(name));
         self.other_group = Some(number);
         number
     }
@@ -374,8 +485,15 @@ impl Sketches {
     fn add_group(&mut self, name: Group) -> u32 {
         let number = self.groups.len() as u32;
         self.group_index.insert(name.clone(), number);
-        let predictions = SeriesState { name: "".into(), references: Arc::clone(&self.no_references) };
-        self.groups.push(GroupState { name, series: vec![predictions], series_index: FxHashMap::default() });
+        let predictions = SeriesState {
+            name: "".into(),
+            references: Arc::clone(&self.no_references),
+        };
+        self.groups.push(GroupState {
+            name,
+            series: vec![predictions],
+            series_index: FxHashMap::default(),
+        });
         number
     }
 
@@ -384,7 +502,9 @@ impl Sketches {
         let state = &self.groups[group as usize];
         match state.series_index.get(name) {
             Some(number) => (*number, false),
-            None if state.series.len() > self.config.max_series => (self.other_series_number(group), true),
+            None if state.series.len() > self.config.max_series => {
+                (self.other_series_number(group), true)
+            }
             None => (self.add_series(group, name), false),
         }
     }
@@ -397,8 +517,16 @@ impl Sketches {
     fn add_series(&mut self, group: u32, name: &str) -> u32 {
         let state = &mut self.groups[group as usize];
         let number = state.series.len() as u32;
-        let references = find_references(&self.references, &self.no_references, &state.name.model, name);
-        state.series.push(SeriesState { name: name.into(), references });
+        let references = find_references(
+            &self.references,
+            &self.no_references,
+            &state.name.model,
+            name,
+        );
+        state.series.push(SeriesState {
+            name: name.into(),
+            references,
+        });
         state.series_index.insert(name.into(), number);
         number
     }
@@ -416,14 +544,22 @@ impl Sketches {
         }
         let window = self.windows.len() as u32;
         self.window_index.insert((group, number), window);
-        self.windows.push(Window { group, number, cells: Vec::new() });
+        self.windows.push(Window {
+            group,
+            number,
+            cells: Vec::new(),
+        });
         self.make_cell(window, PREDICTIONS);
         window
     }
 
     /// The cell of a series in a window; that of `(other)`, `(other)` where there is no room.
     fn cell_of(&mut self, window: u32, number: u32) -> usize {
-        let cell = self.windows[window as usize].cells.get(number as usize).copied().unwrap_or(NONE);
+        let cell = self.windows[window as usize]
+            .cells
+            .get(number as usize)
+            .copied()
+            .unwrap_or(NONE);
         if cell != NONE {
             return cell as usize;
         }
@@ -452,7 +588,10 @@ impl Sketches {
             4_096..32_768 => 512,
             _ => 128,
         };
-        self.cells.push(Cell::new(&self.groups[*group as usize].series[number as usize].references, buffer));
+        self.cells.push(Cell::new(
+            &self.groups[*group as usize].series[number as usize].references,
+            buffer,
+        ));
         self.cells.len() - 1
     }
 }
@@ -463,5 +602,9 @@ fn find_references(
     model: &str,
     series: &str,
 ) -> Arc<References> {
-    Arc::clone(all.get(model).and_then(|of_model| of_model.get(series)).unwrap_or(none))
+    Arc::clone(
+        all.get(model)
+            .and_then(|of_model| of_model.get(series))
+            .unwrap_or(none),
+    )
 }

@@ -46,7 +46,12 @@ pub struct Key<'a> {
 pub fn put_row(out: &mut Vec<u8>, key: &Key, cell: &Cell, collector: &str, segment: u64) {
     put_u32(out, key.window_start_s);
     put_u32(out, key.window_s);
-    for text in [&*key.group.model, &*key.group.version, &*key.group.role, key.series] {
+    for text in [
+        &*key.group.model,
+        &*key.group.version,
+        &*key.group.role,
+        key.series,
+    ] {
         put_str(out, text.as_bytes());
     }
     put_u64(out, cell.observed);
@@ -71,7 +76,10 @@ pub fn put_row(out: &mut Vec<u8>, key: &Key, cell: &Cell, collector: &str, segme
         put_varint(out, weights.len() as u64);
         weights.iter().for_each(|weight| put_f64(out, *weight));
     }
-    let categories = cell.categories.as_ref().map_or_else(Vec::new, |categories| categories.sorted());
+    let categories = cell
+        .categories
+        .as_ref()
+        .map_or_else(Vec::new, |categories| categories.sorted());
     put_varint(out, categories.len() as u64);
     for (text, weight) in categories {
         put_str(out, text);

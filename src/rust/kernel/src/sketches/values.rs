@@ -42,14 +42,27 @@ pub struct Sorted<'a> {
 impl<'a> Sorted<'a> {
     /// Weight of the values `from..to`.
     pub fn weight(&self, from: usize, to: usize) -> f64 {
-        if self.running.is_empty() { (to - from) as f64 } else { self.running[to] - self.running[from] }
+        if self.running.is_empty() {
+            (to - from) as f64
+        } else {
+            self.running[to] - self.running[from]
+        }
     }
 
     /// `start` plus the weighted sum of `of(value)`, held within the finite numbers.
     pub fn weighted_sum(&self, start: f64, of: impl Fn(f64) -> f64) -> f64 {
-        let terms = || self.values.iter().enumerate().map(|(at, value)| of(*value) * self.weight(at, at + 1));
+        let terms = || {
+            self.values
+                .iter()
+                .enumerate()
+                .map(|(at, value)| of(*value) * self.weight(at, at + 1))
+        };
         let sum = start + terms().sum::<f64>();
-        if sum.is_finite() { sum } else { terms().fold(start, |sum, term| (sum + term).clamp(f64::MIN, f64::MAX)) }
+        if sum.is_finite() {
+            sum
+        } else {
+            terms().fold(start, |sum, term| (sum + term).clamp(f64::MIN, f64::MAX))
+        }
     }
 
     /// (value, weight, count) of each run of equal values.
@@ -116,7 +129,11 @@ pub struct Values {
 
 impl Values {
     pub fn new(buffer_limit: usize) -> Self {
-        Self { limit: buffer_limit.min(FIRST_BUFFER), buffer_limit, ..Self::default() }
+        Self {
+            limit: buffer_limit.min(FIRST_BUFFER),
+            buffer_limit,
+            ..Self::default()
+        }
     }
 
     /// Takes a finite value of positive weight; true where [`Values::flush`] is due.
@@ -131,7 +148,13 @@ impl Values {
     }
 
     /// Sorts the buffer, shows it to `read`, and takes it into atoms and digest. `pinned` are the reference's atoms, ascending.
-    pub fn flush(&mut self, pinned: &[f64], limits: &Limits, scratch: &mut Scratch, read: impl FnOnce(&Sorted)) {
+    pub fn flush(
+        &mut self,
+        pinned: &[f64],
+        limits: &Limits,
+        scratch: &mut Scratch,
+        read: impl FnOnce(&Sorted),
+    ) {
         if self.buffer.is_empty() {
             return;
         }
@@ -143,12 +166,26 @@ impl Values {
     /// The end of a window: a continuous series goes into the digest even if it is short, so that plain SQL over digests is right.
     pub fn finish(&mut self, pinned: &[f64], limits: &Limits, scratch: &mut Scratch) {
         if !self.split && self.looks_continuous(FEWEST, 50) && !self.lies_on_a_coarse_grid(limits) {
-            self.split(|atom| atom.count >= HEAVY_RUN, pinned, limits, &mut scratch.work);
+            self.split(
+                |atom| atom.count >= HEAVY_RUN,
+                pinned,
+                limits,
+                &mut scratch.work,
+            );
         }
-        self.digest.compress(limits.scale, &mut scratch.work.centroids);
+        self.digest
+            .compress(limits.scale, &mut scratch.work.centroids);
     }
 
-    fn sort<'a>(&mut self, Sorting { keys, pairs, values, running }: &'a mut Sorting) -> Sorted<'a> {
+    fn sort<'a>(
+        &mut self,
+        Sorting {
+            keys,
+            pairs,
+            values,
+            running,
+        }: &'a mut Sorting,
+    ) -> Sorted<'a> {
         values.clear();
         running.clear();
         if self.weights.is_empty() {
@@ -158,7 +195,12 @@ impl Values {
             values.extend(keys.iter().map(|key| from_order_key(*key)));
         } else {
             pairs.clear();
-            pairs.extend(self.buffer.drain(..).map(order_key).zip(self.weights.drain(..)));
+            pairs.extend(
+                self.buffer
+                    .drain(..)
+                    .map(order_key)
+                    .zip(self.weights.drain(..)),
+            );
             pairs.sort_by_key(|pair| pair.0);
             values.extend(pairs.iter().map(|pair| from_order_key(pair.0)));
             running.push(0.0);
@@ -178,9 +220,14 @@ impl Values {
             self.absorb_split(sorted, pinned.len(), limits, work);
             return;
         }
-        merge_atoms(&mut self.atoms, sorted.runs().map(Atom::from_run), &mut work.atoms);
+        merge_atoms(
+            &mut self.atoms,
+            sorted.runs().map(Atom::from_run),
+            &mut work.atoms,
+        );
         if self.atoms.len() > limits.atoms {
-            let lightest = self.atoms.iter().map(|atom| atom.weight).sum::<f64>() / limits.atoms as f64;
+            let lightest =
+                self.atoms.iter().map(|atom| atom.weight).sum::<f64>() / limits.atoms as f64;
             self.split(|atom| atom.weight >= lightest, pinned, limits, work);
         } else if first && self.looks_continuous(FEWEST_AT_ONCE, 256) {
             self.split(|atom| atom.count >= HEAVY_RUN, pinned, limits, work);
@@ -189,7 +236,13 @@ impl Values {
 
     /// (value, weight), ascending.
     pub fn atoms(&self) -> impl Iterator<Item = Centroid> + Clone + '_ {
-        self.atoms.iter().filter(|atom| atom.weight > 0.0).map(|atom| Centroid { mean: atom.value, weight: atom.weight })
+        self.atoms
+            .iter()
+            .filter(|atom| atom.weight > 0.0)
+            .map(|atom| Centroid {
+                mean: atom.value,
+                weight: atom.weight,
+            })
     }
 
     pub fn digest(&self) -> &Digest {
@@ -199,25 +252,51 @@ impl Values {
     /// Whether, heavy values aside, at least `fewest` values repeat less than once in `one_in`.
     fn looks_continuous(&self, fewest: u64, one_in: u64) -> bool {
         let light = self.atoms.iter().filter(|atom| atom.count < HEAVY_RUN);
-        let (values, distinct) = light.fold((0, 0), |(values, distinct), atom| (values + u64::from(atom.count), distinct + 1));
+        let (values, distinct) = light.fold((0, 0), |(values, distinct), atom| {
+            (values + u64::from(atom.count), distinct + 1)
+        });
         values >= fewest && (values - distinct) * one_in <= values
     }
 
     /// Whether the light values are short decimals that few others lie between: ages, counts, prices. Repeats are then to be expected.
     fn lies_on_a_coarse_grid(&self, limits: &Limits) -> bool {
-        let mut light = self.atoms.iter().filter(|atom| atom.count < HEAVY_RUN).map(|atom| atom.value);
-        let Some(least) = light.clone().next() else { return false };
+        let mut light = self
+            .atoms
+            .iter()
+            .filter(|atom| atom.count < HEAVY_RUN)
+            .map(|atom| atom.value);
+        let Some(least) = light.clone().next() else {
+            return false;
+        };
         let span = light.clone().next_back().unwrap_or(least) - least;
         [1.0, 10.0, 100.0, 1000.0].into_iter().any(|steps| {
             span * steps <= GRID_POINTS_PER_ATOM * limits.atoms as f64
-                && light.all(|value| (value * steps).abs() < 1e9 && ((value * steps).round() / steps) as f32 == value as f32)
+                && light.all(|value| {
+                    (value * steps).abs() < 1e9
+                        && ((value * steps).round() / steps) as f32 == value as f32
+                })
         })
     }
 
     /// Moves the atoms that `keep` does not name into the digest.
-    fn split(&mut self, keep: impl Fn(&Atom) -> bool, pinned: &[f64], limits: &Limits, work: &mut Work) {
+    fn split(
+        &mut self,
+        keep: impl Fn(&Atom) -> bool,
+        pinned: &[f64],
+        limits: &Limits,
+        work: &mut Work,
+    ) {
         self.split = true;
-        merge_atoms(&mut self.atoms, pinned.iter().map(|value| Atom { value: *value, weight: 0.0, count: 0, pinned: true }), &mut work.atoms);
+        merge_atoms(
+            &mut self.atoms,
+            pinned.iter().map(|value| Atom {
+                value: *value,
+                weight: 0.0,
+                count: 0,
+                pinned: true,
+            }),
+            &mut work.atoms,
+        );
         work.points.clear();
         work.fresh.clear();
         for atom in &self.atoms {
@@ -228,7 +307,8 @@ impl Values {
             }
         }
         self.atoms = work.fresh.as_slice().into();
-        self.digest.merge(&work.points, limits.working, &mut work.centroids);
+        self.digest
+            .merge(&work.points, limits.working, &mut work.centroids);
     }
 
     fn absorb_split(&mut self, sorted: &Sorted, pinned: usize, limits: &Limits, work: &mut Work) {
@@ -247,7 +327,12 @@ impl Values {
                 }
                 _ if count >= HEAVY_RUN && room > 0 => {
                     room -= 1;
-                    work.fresh.push(Atom { value, weight, count, pinned: false });
+                    work.fresh.push(Atom {
+                        value,
+                        weight,
+                        count,
+                        pinned: false,
+                    });
                 }
                 _ => work.points.push(point(value, weight)),
             }
@@ -255,18 +340,27 @@ impl Values {
         if !work.fresh.is_empty() {
             merge_atoms(&mut self.atoms, work.fresh.drain(..), &mut work.atoms);
         }
-        self.digest.merge(&work.points, limits.working, &mut work.centroids);
+        self.digest
+            .merge(&work.points, limits.working, &mut work.centroids);
     }
 }
 
 impl Atom {
     fn from_run((value, weight, count): (f64, f64, u32)) -> Self {
-        Self { value, weight, count, pinned: false }
+        Self {
+            value,
+            weight,
+            count,
+            pinned: false,
+        }
     }
 }
 
 fn point(value: f64, weight: f64) -> Centroid {
-    Centroid { mean: value.clamp(-LARGEST_MEAN, LARGEST_MEAN), weight }
+    Centroid {
+        mean: value.clamp(-LARGEST_MEAN, LARGEST_MEAN),
+        weight,
+    }
 }
 
 /// Adds `more`, ascending, to `atoms`, ascending.
