@@ -1,0 +1,189 @@
+"""Acknowledged = stored, once: after `kill -9` of the collector, of the engine, and with ClickHouse away.
+
+`make check` kills the collector 4 times and the engine once. The full run of the promise:
+
+    LEADLINE_CRASHES=30 LEADLINE_ENGINE_CRASHES=10 LEADLINE_OUTAGE_S=120 python -m pytest tests/simulate/test_crashes.py -s
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from payloads import SPANS_PER_TRACE, Requests
+
+SEED = int(os.environ.get("SIM_SEED", "1"))
+CRASHES = int(os.environ.get("LEADLINE_CRASHES", "4"))
+ENGINE_CRASHES = int(os.environ.get("LEADLINE_ENGINE_CRASHES", "1"))
+OUTAGE_S = float(os.environ.get("LEADLINE_OUTAGE_S", "3"))
+SPANS = 99
+METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Machine:
+    """An engine and a collector as their own processes, to be killed and started again."""
+
+    data: Path
+    ports: dict[str, int] = field(default_factory=lambda: {name: _free_port() for name in ("grpc", "http", "console", "engine")})
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str) -> None:
+        sets = {
+            "receive.grpc": self.ports["grpc"],
+            "receive.http": self.ports["http"],
+            "console.http": self.ports["console"],
+            "engine.http": self.ports["engine"],
+        }
+        options = [part for key, port in sets.items() for part in ("--set", f"{key}=127.0.0.1:{port}")]
+        options += ["--set", "journal.segment=1s", "--set", "sketch.window=3s", "--set", "sample.decision_wait=2s", "--set", "collector=c1"]
+        options += ["--set", "sample.budget.traces_per_second=null", "--set", "sample.keep=[error, {probabilistic: 5%}]"]
+        log = (self.data / f"{name}.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "leadline.look.cli", name, "--data", str(self.data), *options], stdout=log, stderr=log
+        )
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        process.wait(timeout=60)
+
+    def query(self, sql: str) -> list[dict[str, object]]:
+        reply = httpx.post(f"http://127.0.0.1:{self.ports['engine']}/", content=f"{sql} FORMAT JSON", timeout=30)
+        reply.raise_for_status()
+        return reply.json()["data"]  # type: ignore[no-any-return]
+
+    def accounting(self) -> dict[str, dict[str, int]]:
+        reply = httpx.get(f"http://127.0.0.1:{self.ports['console']}/api/v1/accounting", timeout=30)
+        reply.raise_for_status()
+        return reply.json()["signals"]  # type: ignore[no-any-return]
+
+
+async def _until(condition: Callable[[], Awaitable[bool] | bool], what: str, timeout_s: float = 120) -> None:
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            met = condition()
+            if met if isinstance(met, bool) else await met:
+                return
+        except (httpx.HTTPError, KeyError):
+            pass
+        assert time.monotonic() < until, f"after {timeout_s:.0f} s still not: {what}"
+        await asyncio.sleep(0.05)
+
+
+async def _send(machine: Machine, stop: asyncio.Event, tally: dict[str, int], seed: int) -> None:
+    """Sends requests one after the other, each again and again until it is acknowledged, as an exporter does."""
+    requests = Requests(SPANS, seed=seed)
+    while not stop.is_set():
+        body = requests.next()
+        while True:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{machine.ports['grpc']}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+                call = channel.unary_unary(METHOD)
+                try:
+                    while True:
+                        await call(body, timeout=5)
+                        tally["requests"] += 1
+                        if stop.is_set():
+                            return
+                        body = requests.next()
+                except grpc.aio.AioRpcError:
+                    tally["retries"] += 1
+                    await asyncio.sleep(0.05)
+
+
+async def test_every_acknowledged_span_is_counted_once(tmp_path: Path) -> None:
+    """Whatever moment a process dies at, afterwards every span and prediction is there exactly once."""
+    machine, rng = Machine(tmp_path), random.Random(SEED)
+    tally = {"requests": 0, "retries": 0}
+    stop = asyncio.Event()
+    try:
+        machine.start("engine")
+        machine.start("collect")
+        await _until(lambda: bool(machine.accounting()), "collector up")
+        senders = [asyncio.create_task(_send(machine, stop, tally, SEED * 100 + n)) for n in range(3)]
+        kills = ["collect"] * CRASHES + ["engine"] * ENGINE_CRASHES
+        rng.shuffle(kills)
+        kills.insert(len(kills) // 2, "outage")
+        for victim in kills:
+            await asyncio.sleep(rng.uniform(0.3, 2.5))  # the random moment; nothing is waited for
+            if victim == "outage":
+                machine.kill("engine")
+                await asyncio.sleep(OUTAGE_S)
+                machine.start("engine")
+            else:
+                machine.kill(victim)
+                machine.start(victim)
+            acknowledged = tally["requests"]
+            await _until(lambda n=acknowledged: tally["requests"] > n, f"requests acknowledged after {victim} died", 60)
+        stop.set()
+        await asyncio.gather(*senders)
+        spans = tally["requests"] * SPANS
+        predictions = spans // SPANS_PER_TRACE
+        await _until(lambda: machine.accounting()["traces"]["waiting"] == 0 and machine.accounting()["predictions"]["waiting"] == 0, "all stored", 180)
+        counts = machine.accounting()
+        stored = machine.query("SELECT count() AS n, uniqExact(prediction_id) AS ids FROM predictions")[0]
+        await _until(
+            lambda: int(str(machine.query("SELECT sum(observed) AS n FROM sketches WHERE series = ''")[0]["n"])) >= predictions, "sketches out", 60
+        )
+        sketched = machine.query("SELECT sum(observed) AS n FROM sketches WHERE series = ''")[0]
+        kept = machine.query("SELECT count() AS n, uniqExact(TraceId, SpanId) AS ids FROM otel_traces")[0]
+        summary = {"crashes": CRASHES, "engine": ENGINE_CRASHES, **tally, "spans": spans, "counts": counts, "kept": kept}
+        print(json.dumps(summary))
+        assert counts["traces"]["received"] - counts["traces"]["duplicate"] == spans, summary
+        assert counts["predictions"]["received"] - counts["predictions"]["duplicate"] == predictions
+        assert [counts[name]["lost"] for name in counts] == [0, 0, 0, 0]
+        assert (int(str(stored["n"])), int(str(stored["ids"]))) == (predictions, predictions)
+        assert int(str(sketched["n"])) == predictions
+        assert int(str(kept["n"])) == int(str(kept["ids"])) == counts["traces"]["kept"]
+        sql = machine.query("SELECT sum(received) AS received, sum(kept) AS kept FROM accounting WHERE signal = 'traces'")[0]
+        await _until(
+            lambda: int(str(machine.query("SELECT sum(waiting) AS n FROM accounting")[0]["n"])) == 0, "accounting in SQL settled", 60
+        )
+        sql = machine.query("SELECT sum(received) AS received, sum(kept) AS kept FROM accounting WHERE signal = 'traces'")[0]
+        assert (int(str(sql["received"])), int(str(sql["kept"]))) == (counts["traces"]["received"], counts["traces"]["kept"])
+    finally:
+        stop.set()
+        for name in list(machine.processes):
+            machine.kill(name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM])
+async def test_a_stop_drains(tmp_path: Path, number: int) -> None:
+    """SIGTERM: undecided traces are decided, everything is stored, the exit status is 0."""
+    machine = Machine(tmp_path)
+    try:
+        machine.start("engine")
+        machine.start("collect")
+        await _until(lambda: bool(machine.accounting()), "collector up")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{machine.ports['grpc']}") as channel:
+            await channel.unary_unary(METHOD)(Requests(SPANS, seed=SEED).next(), timeout=10)
+        process = machine.processes.pop("collect")
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 0
+        rows = machine.query("SELECT signal, sum(received) AS received, sum(kept) + sum(sampled_out) AS done FROM accounting GROUP BY signal ORDER BY signal")
+        assert [(row["signal"], int(str(row["received"])), int(str(row["done"]))) for row in rows] == [("predictions", 33, 33), ("traces", 99, 99)]
+    finally:
+        for name in list(machine.processes):
+            machine.kill(name)
