@@ -99,7 +99,9 @@ async def _send(machine: Machine, stop: asyncio.Event, tally: dict[str, int], se
     while not stop.is_set():
         body = requests.next()
         while True:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{machine.ports['grpc']}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            async with grpc.aio.insecure_channel(
+                f"127.0.0.1:{machine.ports['grpc']}", options=[("grpc.use_local_subchannel_pool", 1)]
+            ) as channel:
                 call = channel.unary_unary(METHOD)
                 try:
                     while True:
@@ -141,11 +143,17 @@ async def test_every_acknowledged_span_is_counted_once(tmp_path: Path) -> None:
         await asyncio.gather(*senders)
         spans = tally["requests"] * SPANS
         predictions = spans // SPANS_PER_TRACE
-        await _until(lambda: machine.accounting()["traces"]["waiting"] == 0 and machine.accounting()["predictions"]["waiting"] == 0, "all stored", 180)
+        await _until(
+            lambda: machine.accounting()["traces"]["waiting"] == 0 and machine.accounting()["predictions"]["waiting"] == 0,
+            "all stored",
+            180,
+        )
         counts = machine.accounting()
         stored = machine.query("SELECT count() AS n, uniqExact(prediction_id) AS ids FROM predictions")[0]
         await _until(
-            lambda: int(str(machine.query("SELECT sum(observed) AS n FROM sketches WHERE series = ''")[0]["n"])) >= predictions, "sketches out", 60
+            lambda: int(str(machine.query("SELECT sum(observed) AS n FROM sketches WHERE series = ''")[0]["n"])) >= predictions,
+            "sketches out",
+            60,
         )
         sketched = machine.query("SELECT sum(observed) AS n FROM sketches WHERE series = ''")[0]
         kept = machine.query("SELECT count() AS n, uniqExact(TraceId, SpanId) AS ids FROM otel_traces")[0]
@@ -182,8 +190,13 @@ async def test_a_stop_drains(tmp_path: Path, number: int) -> None:
         process = machine.processes.pop("collect")
         process.send_signal(number)
         assert process.wait(timeout=60) == 0
-        rows = machine.query("SELECT signal, sum(received) AS received, sum(kept) + sum(sampled_out) AS done FROM accounting GROUP BY signal ORDER BY signal")
-        assert [(row["signal"], int(str(row["received"])), int(str(row["done"]))) for row in rows] == [("predictions", 33, 33), ("traces", 99, 99)]
+        rows = machine.query(
+            "SELECT signal, sum(received) AS received, sum(kept) + sum(sampled_out) AS done FROM accounting GROUP BY signal ORDER BY signal"
+        )
+        assert [(row["signal"], int(str(row["received"])), int(str(row["done"]))) for row in rows] == [
+            ("predictions", 33, 33),
+            ("traces", 99, 99),
+        ]
     finally:
         for name in list(machine.processes):
             machine.kill(name)
