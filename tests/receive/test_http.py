@@ -325,5 +325,7 @@ async def test_stopping_finishes_what_is_under_way(served: Receivers) -> None:
 
 async def test_a_taken_port_says_what_to_do(served: Receivers) -> None:
     config = ReceiveConfig(http=f"127.0.0.1:{served.http.port}")
-    with pytest.raises(ConfigError, match=r"receive\.http: cannot listen on 127\.0\.0\.1:\d+ \(address already in use\).*--set receive\.http="):
+    with pytest.raises(
+        ConfigError, match=r"receive\.http: cannot listen on 127\.0\.0\.1:\d+ \(address already in use\).*--set receive\.http="
+    ):
         await HttpReceiver(config, RecordingIntake()).start()
