@@ -24,6 +24,8 @@ mod categories;
 mod cell;
 pub mod digest;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod values;
 
 const SECOND_NS: i64 = 1_000_000_000;
@@ -112,6 +114,9 @@ struct Window {
 
 const NONE: u32 = u32::MAX;
 
+/// How much finer a digest is while values still come in.
+const WORKING_FINENESS: u32 = 2;
+
 /// The series that counts the predictions themselves.
 const PREDICTIONS: u32 = 0;
 
@@ -197,7 +202,7 @@ impl Sketches {
         }
         let limits = Limits {
             atoms: config.atoms,
-            working: Scale::new(2 * config.compression),
+            working: Scale::new(WORKING_FINENESS * config.compression),
             scale: Scale::new(config.compression),
         };
         Ok(Self {

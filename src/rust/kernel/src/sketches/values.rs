@@ -50,19 +50,24 @@ impl<'a> Sorted<'a> {
     }
 
     /// `start` plus the weighted sum of `of(value)`, held within the finite numbers.
-    pub fn weighted_sum(&self, start: f64, of: impl Fn(f64) -> f64) -> f64 {
-        let terms = || {
-            self.values
-                .iter()
-                .enumerate()
-                .map(|(at, value)| of(*value) * self.weight(at, at + 1))
-        };
-        let sum = start + terms().sum::<f64>();
+    pub fn weighted_sum(&self, start: f64, of: impl Fn(f64) -> f64 + Clone) -> f64 {
+        let weighted = self
+            .values
+            .iter()
+            .enumerate()
+            .map(|(at, value)| (of(*value), self.weight(at, at + 1)));
+        let sum = start
+            + weighted
+                .clone()
+                .map(|(term, weight)| term * weight)
+                .sum::<f64>();
         if sum.is_finite() {
-            sum
-        } else {
-            terms().fold(start, |sum, term| (sum + term).clamp(f64::MIN, f64::MAX))
+            return sum;
         }
+        let bounded = |number: f64| number.clamp(f64::MIN, f64::MAX);
+        weighted.fold(start, |sum, (term, weight)| {
+            bounded(sum + bounded(term) * weight)
+        })
     }
 
     /// (value, weight, count) of each run of equal values.
@@ -260,7 +265,7 @@ impl Values {
 
     /// Whether the light values are short decimals that few others lie between: ages, counts, prices. Repeats are then to be expected.
     fn lies_on_a_coarse_grid(&self, limits: &Limits) -> bool {
-        let mut light = self
+        let light = self
             .atoms
             .iter()
             .filter(|atom| atom.count < HEAVY_RUN)
@@ -271,7 +276,7 @@ impl Values {
         let span = light.clone().next_back().unwrap_or(least) - least;
         [1.0, 10.0, 100.0, 1000.0].into_iter().any(|steps| {
             span * steps <= GRID_POINTS_PER_ATOM * limits.atoms as f64
-                && light.all(|value| {
+                && light.clone().all(|value| {
                     (value * steps).abs() < 1e9
                         && ((value * steps).round() / steps) as f32 == value as f32
                 })
@@ -302,7 +307,7 @@ impl Values {
         for atom in &self.atoms {
             if atom.pinned || keep(atom) {
                 work.fresh.push(*atom);
-            } else {
+            } else if atom.weight > 0.0 {
                 work.points.push(point(atom.value, atom.weight));
             }
         }
@@ -334,7 +339,9 @@ impl Values {
                         pinned: false,
                     });
                 }
-                _ => work.points.push(point(value, weight)),
+                // A weight may vanish beside one 2⁵³ times as large; ClickHouse refuses a centroid without any.
+                _ if weight > 0.0 => work.points.push(point(value, weight)),
+                _ => {}
             }
         }
         if !work.fresh.is_empty() {
