@@ -12,17 +12,13 @@ import json
 import os
 import random
 import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-import httpx
 import pytest
+
+from leadline.testing.processes import Processes, until
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from payloads import SPANS_PER_TRACE, Requests
@@ -35,65 +31,17 @@ SPANS = 99
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+OVERRIDES = (
+    "journal.segment=1s",
+    "sketch.window=3s",
+    "sample.decision_wait=2s",
+    "collector=c1",
+    "sample.budget.traces_per_second=null",
+    "sample.keep=[error, {probabilistic: 5%}]",
+)
 
 
-@dataclass
-class Machine:
-    """An engine and a collector as their own processes, to be killed and started again."""
-
-    data: Path
-    ports: dict[str, int] = field(default_factory=lambda: {name: _free_port() for name in ("grpc", "http", "console", "engine")})
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    def start(self, name: str) -> None:
-        sets = {
-            "receive.grpc": self.ports["grpc"],
-            "receive.http": self.ports["http"],
-            "console.http": self.ports["console"],
-            "engine.http": self.ports["engine"],
-        }
-        options = [part for key, port in sets.items() for part in ("--set", f"{key}=127.0.0.1:{port}")]
-        options += ["--set", "journal.segment=1s", "--set", "sketch.window=3s", "--set", "sample.decision_wait=2s", "--set", "collector=c1"]
-        options += ["--set", "sample.budget.traces_per_second=null", "--set", "sample.keep=[error, {probabilistic: 5%}]"]
-        log = (self.data / f"{name}.log").open("ab")
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", "leadline.look.cli", name, "--data", str(self.data), *options], stdout=log, stderr=log
-        )
-
-    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
-        process = self.processes.pop(name)
-        process.send_signal(number)
-        process.wait(timeout=60)
-
-    def query(self, sql: str) -> list[dict[str, object]]:
-        reply = httpx.post(f"http://127.0.0.1:{self.ports['engine']}/", content=f"{sql} FORMAT JSON", timeout=30)
-        reply.raise_for_status()
-        return reply.json()["data"]  # type: ignore[no-any-return]
-
-    def accounting(self) -> dict[str, dict[str, int]]:
-        reply = httpx.get(f"http://127.0.0.1:{self.ports['console']}/api/v1/accounting", timeout=30)
-        reply.raise_for_status()
-        return reply.json()["signals"]  # type: ignore[no-any-return]
-
-
-async def _until(condition: Callable[[], Awaitable[bool] | bool], what: str, timeout_s: float = 120) -> None:
-    until = time.monotonic() + timeout_s
-    while True:
-        try:
-            met = condition()
-            if met if isinstance(met, bool) else await met:
-                return
-        except (httpx.HTTPError, KeyError):
-            pass
-        assert time.monotonic() < until, f"after {timeout_s:.0f} s still not: {what}"
-        await asyncio.sleep(0.05)
-
-
-async def _send(machine: Machine, stop: asyncio.Event, tally: dict[str, int], seed: int) -> None:
+async def _send(machine: Processes, stop: asyncio.Event, tally: dict[str, int], seed: int) -> None:
     """Sends requests one after the other, each again and again until it is acknowledged, as an exporter does."""
     requests = Requests(SPANS, seed=seed)
     while not stop.is_set():
@@ -117,13 +65,13 @@ async def _send(machine: Machine, stop: asyncio.Event, tally: dict[str, int], se
 
 async def test_every_acknowledged_span_is_counted_once(tmp_path: Path) -> None:
     """Whatever moment a process dies at, afterwards every span and prediction is there exactly once."""
-    machine, rng = Machine(tmp_path), random.Random(SEED)
+    machine, rng = Processes(tmp_path, OVERRIDES), random.Random(SEED)
     tally = {"requests": 0, "retries": 0}
     stop = asyncio.Event()
     try:
         machine.start("engine")
         machine.start("collect")
-        await _until(lambda: bool(machine.accounting()), "collector up")
+        await machine.ready()
         senders = [asyncio.create_task(_send(machine, stop, tally, SEED * 100 + n)) for n in range(3)]
         kills = ["collect"] * CRASHES + ["engine"] * ENGINE_CRASHES
         rng.shuffle(kills)
@@ -138,20 +86,15 @@ async def test_every_acknowledged_span_is_counted_once(tmp_path: Path) -> None:
                 machine.kill(victim)
                 machine.start(victim)
             acknowledged = tally["requests"]
-            await _until(lambda n=acknowledged: tally["requests"] > n, f"requests acknowledged after {victim} died", 60)
+            await until(lambda n=acknowledged: tally["requests"] > n, f"requests acknowledged after {victim} died", 60)
         stop.set()
         await asyncio.gather(*senders)
         spans = tally["requests"] * SPANS
         predictions = spans // SPANS_PER_TRACE
-        await _until(
-            lambda: machine.accounting()["traces"]["waiting"] == 0 and machine.accounting()["predictions"]["waiting"] == 0,
-            "all stored",
-            180,
-        )
-        counts = machine.accounting()
+        counts = await machine.settled(180)
         stored = machine.query("SELECT count() AS n, uniqExact(prediction_id) AS ids FROM predictions")[0]
-        await _until(
-            lambda: int(str(machine.query("SELECT sum(observed) AS n FROM sketches WHERE series = ''")[0]["n"])) >= predictions,
+        await until(
+            lambda: machine.query("SELECT sum(observed) AS n FROM sketches WHERE series = ''")[0]["n"] >= predictions,
             "sketches out",
             60,
         )
@@ -162,41 +105,28 @@ async def test_every_acknowledged_span_is_counted_once(tmp_path: Path) -> None:
         assert counts["traces"]["received"] - counts["traces"]["duplicate"] == spans, summary
         assert counts["predictions"]["received"] - counts["predictions"]["duplicate"] == predictions
         assert [counts[name]["lost"] for name in counts] == [0, 0, 0, 0]
-        assert (int(str(stored["n"])), int(str(stored["ids"]))) == (predictions, predictions)
-        assert int(str(sketched["n"])) == predictions
-        assert int(str(kept["n"])) == int(str(kept["ids"])) == counts["traces"]["kept"]
+        assert (stored["n"], stored["ids"]) == (predictions, predictions)
+        assert sketched["n"] == predictions
+        assert kept["n"] == kept["ids"] == counts["traces"]["kept"]
+        await until(lambda: machine.query("SELECT sum(waiting) AS n FROM accounting")[0]["n"] == 0, "accounting in SQL settled", 60)
         sql = machine.query("SELECT sum(received) AS received, sum(kept) AS kept FROM accounting WHERE signal = 'traces'")[0]
-        await _until(
-            lambda: int(str(machine.query("SELECT sum(waiting) AS n FROM accounting")[0]["n"])) == 0, "accounting in SQL settled", 60
-        )
-        sql = machine.query("SELECT sum(received) AS received, sum(kept) AS kept FROM accounting WHERE signal = 'traces'")[0]
-        assert (int(str(sql["received"])), int(str(sql["kept"]))) == (counts["traces"]["received"], counts["traces"]["kept"])
+        assert (sql["received"], sql["kept"]) == (counts["traces"]["received"], counts["traces"]["kept"])
     finally:
         stop.set()
-        for name in list(machine.processes):
-            machine.kill(name)
+        machine.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM])
 async def test_a_stop_drains(tmp_path: Path, number: int) -> None:
     """SIGTERM: undecided traces are decided, everything is stored, the exit status is 0."""
-    machine = Machine(tmp_path)
-    try:
+    with Processes(tmp_path, OVERRIDES) as machine:
         machine.start("engine")
         machine.start("collect")
-        await _until(lambda: bool(machine.accounting()), "collector up")
+        await machine.ready()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{machine.ports['grpc']}") as channel:
             await channel.unary_unary(METHOD)(Requests(SPANS, seed=SEED).next(), timeout=10)
-        process = machine.processes.pop("collect")
-        process.send_signal(number)
-        assert process.wait(timeout=60) == 0
+        assert machine.kill("collect", number) == 0
         rows = machine.query(
             "SELECT signal, sum(received) AS received, sum(kept) + sum(sampled_out) AS done FROM accounting GROUP BY signal ORDER BY signal"
         )
-        assert [(row["signal"], int(str(row["received"])), int(str(row["done"]))) for row in rows] == [
-            ("predictions", 33, 33),
-            ("traces", 99, 99),
-        ]
-    finally:
-        for name in list(machine.processes):
-            machine.kill(name)
+        assert [(row["signal"], row["received"], row["done"]) for row in rows] == [("predictions", 33, 33), ("traces", 99, 99)]
