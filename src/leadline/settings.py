@@ -75,10 +75,9 @@ class ReceiveConfig(Config):
     grpc: Address = Field("127.0.0.1:4317", description="OTLP/gRPC listens here; loopback unless told otherwise")
     http: Address = Field("127.0.0.1:4318", description="OTLP/HTTP (protobuf and JSON) listens here")
     max_bytes: Size = Field(64 * 2**20, description="largest request, before and after decompression")
-    max_connections: int = Field(1000, ge=1, description="connections at once, of each transport")
+    max_connections: int = Field(1000, ge=1, description="HTTP connections at once")
     max_streams: int = Field(1000, ge=1, description="gRPC calls at once on one connection")
     max_late: Seconds = Field(7 * 86400.0, description="event times further back than this are clamped, and counted")
-    read_timeout: Seconds = Field(30.0, gt=0, description="a request that has not come whole by then is ended")
     max_in_flight: Size = Field(512 * 2**20, description="bytes of requests in hand before clients are told to slow down")
 
 
@@ -201,7 +200,8 @@ class EvaluateConfig(Config):
     every: Seconds = Field(30.0, gt=0, description="a tick")
     burn_table: list[BurnRow] | None = Field(None, description="windows and factors; the SRE workbook's if not said")
     time_scale: float = Field(1.0, gt=0, description="divides every window and `for` of rules: a demo plays a day in minutes")
-    lag: Seconds | None = Field(None, description="how far behind the clock a tick looks; measured if not said")
+    lag: Seconds | None = Field(None, description="a tick is evaluated this long after its time; once the watermark has passed it if not said")
+    patience: Seconds = Field(60.0, description="how long a tick waits for the watermark; then it may fire, but resolves nothing")
     min_coverage: Share = Field(0.5, description="of a window; below it, a burn must have used up the budget that the pair stands for")
     resolve_latest_after: Seconds = Field(3600.0, description="ends a resolve that waits for data; it is marked incomplete")
     collector_silent: Seconds = Field(120.0, gt=0, description="a collector silent for this long no longer holds the watermark back")
@@ -289,7 +289,7 @@ def load(path: Path | None = None, overrides: Sequence[str] = (), environ: Mappi
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], str]]:
-    """The mapping in a YAML file, and the place (``file:line``) of each key path; raises `ConfigError`. An empty file is an empty mapping."""
+    """The mapping in a YAML file (an empty one is fine), and the place, ``file:line``, of each key path; raises `ConfigError`."""
     try:
         text = path.read_text()
     except OSError as error:

@@ -30,7 +30,8 @@ class Timeline:
         self.own: dict[str, tuple[Sample, ...] | Failed] = {}
         self.failing: dict[str, str] = {}
         self.down = False
-        self.live, self.silent_ns = 1, ()
+        self.live = 1
+        self.silent_ns: tuple[int, ...] = ()
         self.findings: dict[str, Finding] = {}
 
     def add(self, sli: str, end_ns: int, good: int, bad: int = 0, *, unknown: int = 0, version: str = "v1") -> None:
@@ -69,20 +70,22 @@ class Timeline:
         return Readings(fleet, slis, drift, {name: self.own.get(name, ()) for name in request.own})
 
     def _sli(self, sli: str, request: ReadRequest) -> tuple[SliCounts, ...]:
-        longest = max(request.windows_ns)
+        tick = request.tick_ns
         versions: dict[str, list[tuple[int, Counts]]] = defaultdict(list)
         for (end, version), counts in self.counts[sli].items():
-            if request.tick_ns - longest < end <= request.tick_ns:
+            if tick - max(request.windows_ns) < end <= tick:
                 versions[version].append((end, counts))
+
+        def within(rows: list[tuple[int, Counts]], width: int) -> Counts:
+            inside = [counts for end, counts in rows if end > tick - width]
+            return Counts(sum(c.good for c in inside), sum(c.bad for c in inside), sum(c.unknown for c in inside))
+
         return tuple(
             SliCounts(
                 version,
-                False,
-                min(end for end, _ in rows) - self.bucket_ns,
-                {
-                    width: Counts(*(sum(column) for column in zip((0, 0, 0), *(c for end, c in rows if end > request.tick_ns - width))))
-                    for width in request.windows_ns
-                },
+                shadow=False,
+                first_ns=min(end for end, _ in rows) - self.bucket_ns,
+                windows={width: within(rows, width) for width in request.windows_ns},
             )
             for version, rows in sorted(versions.items())
         )

@@ -15,9 +15,17 @@ def command(config: ConfigFile = None, data: DataDir = None, overrides: Override
 
 
 async def evaluate(settings: Settings, stop: asyncio.Event) -> None:
-    """Runs the evaluator until `stop`."""
+    """Runs the evaluator, and what tells people, until `stop`."""
+    from leadline.act.alertmanager import Alertmanagers
     from leadline.clock import SystemClock
+    from leadline.evaluate.drift import DETECTORS
     from leadline.evaluate.loop import run
     from leadline.store.client import open_store
+    from leadline.store.readings import StoreReader
 
-    await run(settings, open_store(settings), SystemClock(), stop)
+    clock, store = SystemClock(), open_store(settings)
+    reader = StoreReader(store, silent_s=settings.evaluate.collector_silent, budget=settings.sample.budget.traces_per_second)
+    notifier = Alertmanagers(settings.alert, settings.evaluate.every, clock)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(notifier.run(stop))
+        tasks.create_task(run(settings, store, clock, stop, reader=reader, notifier=notifier, detectors=DETECTORS))
