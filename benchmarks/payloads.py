@@ -59,9 +59,9 @@ class Requests:
         self.size = len(body)
         self._body = np.frombuffer(body, dtype=np.uint8).copy()
         trace_ids = [body.index(_mark(0xA1, trace, 16)) for trace in range(self.traces)]
-        self._trace_at = np.array([[at for at in _all(body, _mark(0xA1, trace, 16), start)] for trace, start in enumerate(trace_ids)])
+        self._trace_at = np.array([list(_all(body, _mark(0xA1, trace, 16), start)) for trace, start in enumerate(trace_ids)])
         self._span_at = np.array(
-            [[at for at in _all(body, _mark(0xB2, n, 8), 0)][:1] for trace in range(self.traces) for n in range(trace * 4, trace * 4 + 3)]
+            [list(_all(body, _mark(0xB2, n, 8), 0))[:1] for trace in range(self.traces) for n in range(trace * 4, trace * 4 + 3)]
         )
         self._parent_at = np.array([_all(body, _mark(0xB2, trace * 4, 8), 0)[1:] for trace in range(self.traces)])
         self._time_at = np.array(_all(body, struct.pack("<Q", _TIME), 0)).reshape(-1, 2)

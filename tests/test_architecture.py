@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "leadline"
 STAGES = ("receive", "journal", "decode", "sketch", "sample", "store", "evaluate", "act")
 BASE = ("errors", "clock", "names", "expression", "settings", "_kernel")
 ALLOWED: dict[str, tuple[str, ...]] = {
-    **{name: () for name in ("errors", "clock", "names", "_kernel")},
+    **dict.fromkeys(("errors", "clock", "names", "_kernel"), ()),
     "expression": ("errors", "model"),
     "settings": ("errors",),
     "model": ("errors", "names", "model", "_kernel"),

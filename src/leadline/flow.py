@@ -37,7 +37,7 @@ class Collector:
         self.settings, self.clock = settings, clock or SystemClock()
         self.store = store or open_store(settings)
         directory = settings.journal_dir if settings.journal.enabled else None
-        decode = decoders(settings)
+        decode = decoders(settings.dialects, settings.segments, max_late_ns=int(settings.receive.max_late * 1e9))
         self.state = State(directory, sync=settings.journal.sync)
         self.measure = Measure(settings.sketch, settings.collector, settings.segments)
         self.sampler = Sampler(

@@ -75,9 +75,10 @@ class ReceiveConfig(Config):
     grpc: Address = Field("127.0.0.1:4317", description="OTLP/gRPC listens here; loopback unless told otherwise")
     http: Address = Field("127.0.0.1:4318", description="OTLP/HTTP (protobuf and JSON) listens here")
     max_bytes: Size = Field(64 * 2**20, description="largest request, before and after decompression")
-    max_connections: int = Field(1000, ge=1, description="HTTP connections at once")
+    max_connections: int = Field(1000, ge=1, description="connections at once, of each transport")
     max_streams: int = Field(1000, ge=1, description="gRPC calls at once on one connection")
     max_late: Seconds = Field(7 * 86400.0, description="event times further back than this are clamped, and counted")
+    read_timeout: Seconds = Field(30.0, gt=0, description="a request that has not come whole by then is ended")
     max_in_flight: Size = Field(512 * 2**20, description="bytes of requests in hand before clients are told to slow down")
 
 

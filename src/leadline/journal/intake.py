@@ -255,26 +255,11 @@ class Journal:
             at = _timestamp(now_ns)
             number = int(self._state.recall("reports", 0)) + 1
             self._state.remember("reports", number)
-            rows = [
-                {"at": at, "collector": name, "signal": signal, "model": model, **terms, "segment": number}
-                for signal, model, terms in changed
-            ]
+            stamp = {"at": at, "collector": name, "segment": number}
+            rows = [{**stamp, "signal": signal, "model": model, **terms} for signal, model, terms in changed]
             data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-            columns = (
-                "at",
-                "collector",
-                "signal",
-                "model",
-                "received",
-                "kept",
-                "sampled_out",
-                "rejected",
-                "duplicate",
-                "forwarded",
-                "waiting",
-                "segment",
-            )
-            self._state.report(totals, Block("accounting", columns, "JSONEachRow", data, f"{name}/{number}/accounting/{now_ns}", len(rows)))
+            token = f"{name}/{number}/accounting/{now_ns}"
+            self._state.report(totals, Block("accounting", tuple(rows[0]), "JSONEachRow", data, token, len(rows)))
 
     def status(self) -> dict[str, float]:
         """Numbers for /metrics."""

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ class Log:
         """Reduces segments that lie wholly before `sequence` to their digests and decisions; returns how many."""
         files = self.segments()
         done = 0
-        for (first, path), (following, _) in zip(files, files[1:], strict=False):
+        for (first, path), (following, _) in pairwise(files):
             if following > sequence:
                 break
             part = path.with_suffix(".part")

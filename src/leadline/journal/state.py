@@ -61,6 +61,7 @@ class State:
         self._outbox = Path() if directory is None else directory / "outbox"
         if directory is not None:
             self._outbox.mkdir(parents=True, exist_ok=True)
+        path = ":memory:" if directory is None else directory / "state.db"
         self._db = sqlite3.connect(
             ":memory:" if directory is None else directory / "state.db", check_same_thread=False, isolation_level=None
         )

@@ -143,9 +143,13 @@ def policies_of(config: SampleConfig, segments: Sequence[str] = ()) -> tuple[Pol
 def _trace_columns(table: Table) -> dict[str, Column]:
     """The rows of traces that have no prediction: what a trace says of itself; everything else is missing."""
     codes, names = table["service"]
-    duration_ns = np.maximum(table["end_ns"] - table["start_ns"], 0)
+    nothing = np.ones(len(codes), dtype=bool)
+    no_text = Column(np.zeros(len(codes), dtype=np.uint32), nothing, ("",))
+    no_number = Column(np.zeros(len(codes)), nothing)
     return {
-        "duration_ns": Column(duration_ns),
+        **dict.fromkeys(("model", "version", "role", "task", "predicted"), no_text),
+        **dict.fromkeys(("score", "confidence"), no_number),
+        "duration_ns": Column(np.maximum(table["end_ns"] - table["start_ns"], 0)),
         "span_count": Column(table["spans"].astype(np.int64)),
         "error": Column(table["error"].astype(bool)),
         "service": Column(codes, None, tuple(names)),

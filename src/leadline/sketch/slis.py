@@ -82,7 +82,7 @@ class SliCounters:
         weight_column = columns["inbound_weight"]
         weight = weight_column.values if weight_column.null is None else np.where(weight_column.null, 1.0, weight_column.values)
         for sli in self._slis:
-            mine = np.array([model == sli.model or sli.model == "" for model, _, _ in groups], dtype=bool)[group_of]
+            mine = np.array([sli.model in (model, "") for model, _, _ in groups], dtype=bool)[group_of]
             if not mine.any():
                 continue
             if sli.among is not None:
@@ -118,6 +118,6 @@ def _groups(columns: Sequence[Column]) -> tuple[list[tuple[str, str, str]], NDAr
     for column in columns:
         assert column.categories is not None
         key = key * max(1, len(column.categories)) + column.values
-    distinct, first, index = np.unique(key, return_index=True, return_inverse=True)
+    _, first, index = np.unique(key, return_index=True, return_inverse=True)
     names = [tuple(str(column.categories[int(column.values[row])]) for column in columns if column.categories is not None) for row in first]
     return [(model, version, role) for model, version, role in names], index

@@ -1,7 +1,7 @@
 """The shell that empties the outbox: blocks go to ClickHouse (and kept spans to an OTLP endpoint) until each is acknowledged.
 
-A block that cannot be sent now is tried again with a growing pause; one that ClickHouse refuses for good is kept, tried once a minute, and said
-loudly: somebody may mend the table, and nothing is thrown away meanwhile.
+A block that cannot be sent now is tried again with a growing pause; one that ClickHouse refuses for good is kept, tried once a minute,
+and said loudly: somebody may mend the table, and nothing is thrown away meanwhile.
 """
 
 from __future__ import annotations

@@ -29,9 +29,10 @@ async def collect(settings: Settings, stop: asyncio.Event) -> None:
     def ready() -> None:
         if collector.replayed:
             _log.info("journal: replayed %d frames", collector.replayed)
+        where = settings.store.clickhouse.rpartition("@")[2]  # without a password
         _log.info(
             "ready: OTLP/gRPC on %s, OTLP/HTTP on %s, health and accounting on http://%s, store %s",
-            settings.receive.grpc, settings.receive.http, settings.console.http, settings.store.clickhouse.partition("@")[2] or settings.store.clickhouse,
+            settings.receive.grpc, settings.receive.http, settings.console.http, where,
         )  # fmt: skip
 
     try:

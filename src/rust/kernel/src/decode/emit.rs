@@ -1,6 +1,7 @@
 //! The growing columns of a batch: series are numbered, values appended, each series at most once a prediction.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::dialect::Dialect;
 use super::intern::Interner;
@@ -264,10 +265,10 @@ impl<'a> Emitter<'a> {
         (start, self.segment_text.len() as u32)
     }
 
-    /// Fills a segment of every row from the span's own attribute.
-    pub fn set_segment(&mut self, segment: usize, rows: usize, value: Value<'_>) {
+    /// Fills a segment of some rows from the span's own attribute.
+    pub fn set_segment(&mut self, segment: usize, rows: Range<usize>, value: Value<'_>) {
         let text = self.segment_text(value);
-        for row in 0..rows {
+        for row in rows {
             self.segment_values[row * self.dialect.segments.len() + segment] = text;
         }
     }

@@ -78,8 +78,16 @@ impl<'a> Decoder<'a> {
         }
         self.features(rows, batch);
         for segment in 0..self.dialect.segments.len() {
-            if let Some(value) = self.slots.text(self.dialect.segment_slot(segment)) {
-                self.out.set_segment(segment, rows, value);
+            let slot = self.dialect.segment_slot(segment);
+            if let Some(value) = self.slots.text(slot) {
+                self.out.set_segment(segment, 0..rows, value);
+            } else if batch && matches!(self.slots.get(slot), Some(Value::Array(_))) {
+                let each = self.field(slot, rows, batch);
+                for row in 0..rows {
+                    if let Some(value) = each.get(row).filter(|value| value.is_scalar()) {
+                        self.out.set_segment(segment, row..row + 1, value);
+                    }
+                }
             }
         }
         let group = self.group();
