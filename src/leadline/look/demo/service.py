@@ -29,6 +29,7 @@ from sklearn.preprocessing import StandardScaler
 
 import leadline.sdk as leadline
 from leadline.look.demo.patients import FEATURES, MODEL, Patients, Row, load
+from leadline.look.up import end_with_parent
 
 VERSIONS: Final = ("v1", "v2")
 DURATION_HEADER: Final = "x-span-duration-ns"
@@ -40,9 +41,10 @@ class FeatureStoreTimeout(Exception):
 
 
 class Faults(BaseModel):
-    """How v2's feature store misbehaves."""
+    """How v2's feature store misbehaves: some lookups are slow, some are slow and fail."""
 
     error_share: float = Field(0.0, ge=0, le=1)
+    slow_share: float = Field(0.0, ge=0, le=1)
     delay_ms: float = Field(0.0, ge=0, le=2000)
 
 
@@ -70,11 +72,11 @@ class FeatureStore:
 
     def complete(self, row: Row, version: str) -> list[float]:
         with trace.get_tracer("clinic").start_as_current_span("feature store"):
-            if version == "v2" and self.faults.delay_ms:
+            with self.lock:
+                roll = self.dice.random()
+            if version == "v2" and roll < self.faults.error_share + self.faults.slow_share:
                 time.sleep(self.faults.delay_ms / 1000)
-                with self.lock:
-                    failed = self.dice.random() < self.faults.error_share
-                if failed:
+                if roll < self.faults.error_share:
                     raise FeatureStoreTimeout
             return [float(row[name]) for name in FEATURES]
 
@@ -136,6 +138,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--otlp", default="http://127.0.0.1:4317", help="where spans and outcomes go")
     options = parser.parse_args()
+    end_with_parent()
     leadline.setup(options.otlp, service="clinic")  # line 1
     uvicorn.run(create_app(train(load())), host="127.0.0.1", port=options.port, log_level="warning")
 
