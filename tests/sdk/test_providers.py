@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,3 +86,23 @@ def test_variables_hold_where_no_argument_says_otherwise(received: Received, mon
     assert b"from-the-environment" in body
     with pytest.raises(ValueError, match="protocol: expected 'grpc' or 'http', got 'tcp'"):
         setup(protocol="tcp")  # type: ignore[arg-type]
+
+
+def test_sigterm_sends_what_is_queued(received: Received) -> None:
+    """A server that is told to end loses nothing, and still ends by the signal."""
+    code = f"""
+import leadline.sdk, signal
+leadline.sdk.setup("http://127.0.0.1:{received.grpc_port}", service="ends")
+with leadline.sdk.Monitor("m", "1").prediction():
+    pass
+print("ready", flush=True)
+signal.pause()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.terminate()
+        assert process.wait(30) == -signal.SIGTERM
+    assert [kind for kind, _, _ in received.requests] == ["traces"]

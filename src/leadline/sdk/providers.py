@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,11 @@ if TYPE_CHECKING:
 MAX_EXPORT_BYTES: Final = 16_000_000
 """A request stays well below OTLP's 64 MiB, and one that is sent again costs little."""
 DELAY_MS: Final = 1000
+SIGTERM_FLUSH_S: Final = 5.0
 QUEUE_SPANS: Final = 4096
 BATCH_SPANS: Final = 512
 GRPC_PORT_ENDPOINT: Final = "http://127.0.0.1:4317"
 HTTP_PORT_ENDPOINT: Final = "http://127.0.0.1:4318"
-
-_log = logging.getLogger("leadline.sdk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ def setup(
     protocol: Literal["grpc", "http"] | None = None,
     service: str | None = None,
     set_global: bool = True,
+    flush_on_sigterm: bool = True,
 ) -> Providers:
     """Sends spans and events to a collector: gzip, batches of 512 spans and at most 16 MB, one second's delay, a flush at exit.
 
@@ -108,11 +110,14 @@ def setup(
         `service.name`; from OTEL_SERVICE_NAME, or the program's name.
     set_global : bool
         Make them OpenTelemetry's global providers.
+    flush_on_sigterm : bool
+        Send what is queued when the process is told to end by SIGTERM, if nothing else handles that signal: exit handlers do
+        not run then, and web servers such as uvicorn end themselves by it.
 
     Returns
     -------
     Providers
-        Flush and shut down by hand where a process ends without its exit handlers (a recycled worker, a lambda).
+        Flush and shut down by hand where a process ends in another way (a recycled worker, a lambda).
 
     Notes
     -----
@@ -151,7 +156,19 @@ def setup(
 
         trace.set_tracer_provider(tracer_provider)
         _logs.set_logger_provider(logger_provider)
-    return Providers(tracer_provider, logger_provider)
+    ready = Providers(tracer_provider, logger_provider)
+    if flush_on_sigterm and threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, functools.partial(_end, ready))
+    return ready
+
+
+def _end(ready: Providers, number: int, frame: object) -> None:
+    """Flushes in a thread of its own: the interrupted one may hold a lock of the exporter, so this waits for a bounded time."""
+    thread = threading.Thread(target=ready.shutdown, daemon=True)
+    thread.start()
+    thread.join(SIGTERM_FLUSH_S)
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
 
 
 def _env(name: str, default: int) -> int | None:
