@@ -182,7 +182,12 @@ class TraceBuffer:
     """Undecided traces: spans stay in their requests' bytes; a few aggregates a trace.
 
     A trace is due `wait_ns` after its first span was received, or `wait_after_root_ns` after its root was (0: that
-    rule is off), or when the buffer is over `max_bytes` or `max_traces` (oldest first).
+    rule is off), or when the buffer is over `max_bytes` or `max_traces` (oldest first). Nothing is refused: over its bounds
+    the buffer gives out just as many traces early as bring it back within them. `remember_kept` and
+    `remember_dropped` bound the memory of decisions for late spans (64 and 40 bytes each, oldest out first; 0: none).
+
+    Cost, spans of 350 bytes in traces of 3: `add` 40–100 ns a span, `due` and a `decide` that drops 60–150 ns, a kept span 1.4 µs;
+    held are 75 bytes a span beside its own, and the encoded rows of its predictions. Any number of threads may use a buffer.
     """
 
     def __new__(
@@ -207,7 +212,7 @@ class TraceBuffer:
     def traces(self) -> int: ...
     @property
     def bytes(self) -> int:
-        """Bytes held, pinned requests included."""
+        """Bytes held: each request of which a span waits, once and whole, and the records about it."""
     @property
     def late(self) -> int:
         """Spans of traces that were decided before; the next `decide` gives them out."""
@@ -215,14 +220,16 @@ class TraceBuffer:
     def oldest_sequence(self) -> int | None:
         """The lowest journal position that an undecided or late span came from."""
     def due(self, now_ns: int, limit: int, *, everything: bool = False, rows: bool = False) -> dict[str, Any]:
-        """The traces to decide, oldest first, as columns; nothing is removed.
+        """The traces to decide, as columns; nothing is removed.
 
-        `everything` gives all of them (at shutdown). Keys, n traces: ``trace_id`` uint8 (n, 16); ``randomness`` uint64
-        (`ot=rv` of any span, else the last 56 bits of the id); ``threshold`` uint64, the largest inbound `th`;
-        ``sampled`` bool, whether there was one; ``spans`` uint32; ``bytes`` uint64; ``start_ns``, ``end_ns`` int64; ``error`` bool;
-        ``predictions`` uint32; ``service`` (codes, names). m predictions of them: ``p_trace`` uint32, index of its trace;
-        ``p_group`` uint32 with ``groups`` the list of (model, version, role); ``p_duration_ns`` uint64. With `rows`, ``rows`` is
-        what `prediction_columns` returns, for the m predictions.
+        Ordered by the time at which each is due, then by id, so neither the table nor what `limit` cuts off depends on the order
+        in which requests or spans came. `everything` gives all of them (at shutdown). Keys, n traces: ``trace_id`` uint8 (n, 16);
+        ``randomness`` uint64 (the least `ot=rv` of its spans, else the last 56 bits of the id); ``threshold`` uint64, the largest
+        inbound `th` (0 where there is none); ``sampled`` bool, whether there was one; ``spans`` uint32; ``bytes`` uint64;
+        ``start_ns``, ``end_ns`` int64 (0: unknown; the end is not before the start); ``error`` bool; ``predictions`` uint32;
+        ``service`` (codes uint32, names): that of the root, else of the earliest span. m predictions of them: ``p_trace`` uint32,
+        index of its trace; ``p_group`` uint32 with ``groups`` the list of (model, version, role); ``p_duration_ns`` uint64. With
+        `rows`, ``rows`` is what `prediction_columns` returns, for the m predictions.
         """
     def decide(
         self,
@@ -245,7 +252,13 @@ class TraceBuffer:
         One entry a trace. `threshold` is the `th` to emit (2**56 and above: none); `weight` the adjusted count of a kept trace (NaN: NULL);
         `sampling` and `policy` index the two lists. Ids that are not in the buffer are passed over (a replay from a
         later position meets them). A late span follows its trace; a late error of a dropped trace is kept with
-        sampling ``rescued`` and weight 0.
+        sampling ``rescued`` and weight 0, and so are its predictions. `th` is written into a span's trace state only where the
+        span's own randomness is not below it, and erased otherwise, so that every one that goes out is true.
+
+        Raises
+        ------
+        ValueError
+            If the columns are of different lengths, or an index is outside its list.
         """
     def remember(
         self,
@@ -260,7 +273,7 @@ class TraceBuffer:
         policies: Sequence[str],
         plan_revision: int,
     ) -> None:
-        """Puts decisions of an earlier run into the memory for late spans."""
+        """Puts decisions of an earlier run into the memory for late spans, but for traces that wait again. The newest holds."""
 
 @final
 class Taken:

@@ -8,6 +8,7 @@
 pub mod batch;
 pub mod buffer;
 pub mod decode;
+pub mod export;
 pub mod inflate;
 pub mod rowbinary;
 pub mod sketches;
