@@ -185,7 +185,8 @@ class EngineConfig(Config):
     readers: int = Field(4, ge=1, description="read-only connections")
     max_memory: Size = Field(4 * 2**30, description="ClickHouse's memory limit")
     max_query_memory: Size = Field(2 * 2**30)
-    max_execution: Seconds = Field(60.0, description="a reader's query is ended after this")
+    max_execution: Seconds = Field(60.0, gt=0, description="a query is ended after this")
+    allowed_hosts: list[str] = Field(default_factory=list, description="host names, beside loopback and the address listened on, that requests may name")
 
 
 class ConsoleConfig(Config):

@@ -1,0 +1,77 @@
+"""ClickHouse's errors as HTTP says them: the text, the status, and how one is told when the answer has begun."""
+
+from __future__ import annotations
+
+import re
+
+SYNTAX_ERROR = 62
+BAD_ARGUMENTS = 36
+NOT_IMPLEMENTED = 48
+UNKNOWN_FORMAT = 73
+UNKNOWN_SETTING = 115
+TIMEOUT_EXCEEDED = 159
+READONLY = 164
+TOO_MANY_SIMULTANEOUS_QUERIES = 202
+CANNOT_DECOMPRESS = 271
+QUERY_WAS_CANCELLED = 394
+TOO_MANY_ROWS_OR_BYTES = 396
+ACCESS_DENIED = 497
+AUTHENTICATION_FAILED = 516
+QUERY_IS_TOO_LARGE = 599
+UNKNOWN_EXCEPTION = 1002
+
+# Which status a code answers with; what is not listed is 500, as ClickHouse has it. The two that say "come back later" are ours.
+_STATUS = {
+    400: (6, 25, 26, 27, 36, 38, 41, 53, 62, 69, 72, 117, 130, 131, 158, 168, 190, 441, 467, 675, 676),
+    403: (READONLY, 192, 193, ACCESS_DENIED, AUTHENTICATION_FAILED),
+    404: (46, 47, 50, 56, 60, 63, UNKNOWN_FORMAT, 81, 110, UNKNOWN_SETTING, 142),
+    413: (QUERY_IS_TOO_LARGE,),
+    501: (NOT_IMPLEMENTED,),
+    503: (TOO_MANY_SIMULTANEOUS_QUERIES, 209, 210),
+}
+STATUS = {code: status for status, codes in _STATUS.items() for code in codes}
+
+_CODE = re.compile(r"Code: (\d+)\. ")
+_LONGEST = 16 * 1024
+
+
+class EngineError(Exception):
+    """An error of ClickHouse, or of this front in ClickHouse's words.
+
+    Parameters
+    ----------
+    code : int
+        ClickHouse's error code.
+    text : str
+        ``Code: N. DB::Exception: … (NAME)``.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code, self.text = code, text[:_LONGEST]
+        super().__init__(self.text)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return STATUS.get(self.code, 500)
+
+
+def refusal(code: int, name: str, message: str) -> EngineError:
+    """An error of the front's own."""
+    return EngineError(code, f"Code: {code}. DB::Exception: {message} ({name})")
+
+
+def from_chdb(error: BaseException, version: str) -> EngineError:
+    """What chdb raised, as ClickHouse would have said it."""
+    text = str(error)
+    at = text.find("Code: ")
+    text = text[at:] if at >= 0 else f"Code: {UNKNOWN_EXCEPTION}. DB::Exception: {text or type(error).__name__} (UNKNOWN_EXCEPTION)"
+    match = _CODE.match(text)
+    tail = f"(version {version})"
+    return EngineError(int(match[1]) if match else UNKNOWN_EXCEPTION, text.strip() if text.rstrip().endswith(tail) else f"{text.strip()} {tail}")
+
+
+def in_stream(error: EngineError, tag: str) -> bytes:
+    """The mark that ends an answer which had begun: ``__exception__`` twice around `tag`, the text and its length."""
+    body = error.text.encode() + b"\n"
+    return b"\r\n__exception__\r\n%s\r\n%s%d %s\r\n__exception__\r\n" % (tag.encode(), body, len(body), tag.encode())
