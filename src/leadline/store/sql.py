@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 _TOKEN = re.compile(
     r"""
@@ -99,7 +100,7 @@ def query(text: str) -> Query:
     while all_tokens and all_tokens[-1].text == ";":
         text = text[: all_tokens.pop().start]
     verb = all_tokens[0].text.upper() if all_tokens else ""
-    totals = any(a.is_word("WITH") and b.is_word("TOTALS") for a, b in zip(all_tokens, all_tokens[1:], strict=False))
+    totals = any(a.is_word("WITH") and b.is_word("TOTALS") for a, b in pairwise(all_tokens))
     name = None
     for at in range(len(all_tokens) - 2, 0, -1):
         here, after = all_tokens[at], all_tokens[at + 1]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 
 from leadline.errors import ConfigError
 from leadline.settings import load
-from leadline.store.engine.server import run
+from leadline.store.engine.server import serve
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         settings = load(overrides=[f"data={given.data}", f"engine.http={given.http}", *given.set])
-        run(settings, lambda: print(f"ready http://{given.http}", flush=True))
+        asyncio.run(serve(settings, ready=lambda: print(f"ready http://{given.http}", flush=True)))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

@@ -14,7 +14,7 @@ Three walls stand between a reader and the machine, because each alone has holes
 from __future__ import annotations
 
 from leadline.store import sql
-from leadline.store.engine.exceptions import ACCESS_DENIED, READONLY, EngineError, refusal
+from leadline.store.engine.exceptions import ACCESS_DENIED, NOT_IMPLEMENTED, READONLY, refusal
 
 READER_ROLE, WRITER_ROLE = "leadline_reader", "leadline_writer"
 
@@ -71,22 +71,19 @@ def check_reader(canonical: str) -> None:
             raise refusal(READONLY, "READONLY", f"Cannot execute query in readonly mode: {token.text} is not for readers. {_HOW_TO_WRITE}")
         name = token.text.strip('`"').lower() if token.kind in ("word", "name") else ""
         if name in _FORBIDDEN_NAMES:
-            why = _FORBIDDEN_NAMES[name]
-            raise refusal(ACCESS_DENIED, "ACCESS_DENIED", f"the name {name} is refused in readers' queries: {why}. Give the column another name")
+            message = f"the name {name} is refused in readers' queries: {_FORBIDDEN_NAMES[name]}. Give the column another name"
+            raise refusal(ACCESS_DENIED, "ACCESS_DENIED", message)
         if token.is_word("OUTFILE") and before is not None and before.is_word("INTO"):
-            raise refusal(ACCESS_DENIED, "ACCESS_DENIED", "INTO OUTFILE is refused: it writes files of the machine. Save the answer instead")
+            message = "INTO OUTFILE is refused: it writes files of the machine. Save the answer instead"
+            raise refusal(ACCESS_DENIED, "ACCESS_DENIED", message)
         before = token
 
 
 def check_writer(query: sql.Query) -> None:
     """Raises for a statement that cannot mean anything over HTTP without sessions."""
     if query.verb in SESSION_VERBS:
-        raise session_refusal(query.verb)
-
-
-def session_refusal(verb: str) -> EngineError:
-    """Why SET and USE are refused."""
-    return refusal(48, "NOT_IMPLEMENTED", f"{verb} would be forgotten: each request is a session of its own. Give settings and database with the query")
+        message = f"{query.verb} would be forgotten: each request is a session of its own. Give settings and database with the query"
+        raise refusal(NOT_IMPLEMENTED, "NOT_IMPLEMENTED", message)
 
 
 _HOW_TO_WRITE = "Writing needs user leadline_writer and the token of store.token_file"

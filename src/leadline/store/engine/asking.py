@@ -9,27 +9,41 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from leadline.store.engine.exceptions import AUTHENTICATION_FAILED, NOT_IMPLEMENTED, READONLY, UNKNOWN_SETTING, refusal
+from leadline.store.engine.exceptions import (
+    AUTHENTICATION_FAILED,
+    CANNOT_PARSE_NUMBER,
+    NOT_IMPLEMENTED,
+    READONLY,
+    UNKNOWN_SETTING,
+    EngineError,
+    refusal,
+)
 
 WRITER = "leadline_writer"
 READERS = ("default", "leadline_reader")
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Read by the front itself, or without meaning where no session outlives a request.
-_FRONT = frozenset(
+_FRONT = _words(
     """query database default_format user password quota_key query_id wait_end_of_query enable_http_compression
     session_id session_timeout session_check close_session client_protocol_version buffer_size http_zlib_compression_level
     send_progress_in_http_headers http_headers_progress_interval_ms add_http_cors_header cancel_http_readonly_queries_on_client_close
     http_write_exception_in_output_format http_response_buffer_size stacktrace role log_comment log_queries log_query_settings
     async_insert wait_for_async_insert insert_deduplicate insert_deduplication_token readonly compress decompress
-    max_query_size output_format_parallel_formatting input_format_parallel_parsing""".split()
+    max_query_size output_format_parallel_formatting input_format_parallel_parsing"""
 )
 # Of those, what a writer's session does take.
-_FRONT_FOR_READERS_ONLY = frozenset(
-    "async_insert wait_for_async_insert insert_deduplicate insert_deduplication_token max_query_size input_format_parallel_parsing".split()
+_FRONT_FOR_READERS_ONLY = _words(
+    "async_insert wait_for_async_insert insert_deduplicate insert_deduplication_token max_query_size input_format_parallel_parsing"
 )
 _SHAPES = re.compile(
     r"""output_format_(?!.*schema)\w+|format_(csv_delimiter|csv_null_representation|tsv_null_representation|binary_max_\w+)
@@ -102,7 +116,8 @@ def read(pairs: Iterable[tuple[str, str]], headers: Mapping[str, str], *, token:
         if name.startswith("param_"):
             continue
         if name in ("compress", "decompress") and _true(value):
-            raise refusal(NOT_IMPLEMENTED, "NOT_IMPLEMENTED", f"{name}=1 (ClickHouse's own block compression) is not done here; use Accept-Encoding and Content-Encoding")
+            message = f"{name}=1 (ClickHouse's own block compression) is not done here; use Accept-Encoding and Content-Encoding"
+            raise refusal(NOT_IMPLEMENTED, "NOT_IMPLEMENTED", message)
         if name in _FRONT and not (writer and name in _FRONT_FOR_READERS_ONLY):
             if name == "readonly" and not writer and value not in ("", "1", "2"):
                 raise refusal(READONLY, "READONLY", "Cannot modify 'readonly' setting in readonly mode")
@@ -114,7 +129,8 @@ def read(pairs: Iterable[tuple[str, str]], headers: Mapping[str, str], *, token:
         elif name in _LIMITS:
             settings[name] = _lowered(name, value, ceilings[name])
         else:
-            raise refusal(READONLY, "READONLY", f"Cannot modify '{name}' setting in readonly mode: readers may set what shapes the answer, and lower limits")
+            message = f"Cannot modify '{name}' setting in readonly mode: readers may set what shapes the answer, and lower limits"
+            raise refusal(READONLY, "READONLY", message)
     return Ask(
         writer=writer,
         query=given.get("query", ""),
@@ -136,7 +152,7 @@ def _lowered(name: str, value: str, ceiling: float) -> str:
     try:
         number = float(value)
     except ValueError:
-        raise refusal(72, "CANNOT_PARSE_NUMBER", f"{name}: expected a number, got '{value[:100]}'") from None
+        raise refusal(CANNOT_PARSE_NUMBER, "CANNOT_PARSE_NUMBER", f"{name}: expected a number, got '{value[:100]}'") from None
     if not 0 < number <= ceiling:
         number = ceiling
     return f"{number:.15g}"
@@ -149,26 +165,29 @@ def _is_writer(given: Mapping[str, str], headers: Mapping[str, str], token: str)
     if authorization := headers.get("authorization", ""):
         scheme, _, rest = authorization.partition(" ")
         if scheme.lower() != "basic":
-            raise refusal(AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED", f"expected Basic authorization, got {scheme[:20]}")
+            raise _unknown(f"expected Basic authorization, got {scheme[:20]}")
         try:
             user, _, password = base64.b64decode(rest, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
-            raise refusal(AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED", "the Basic authorization header does not decode") from None
+            raise _unknown("the Basic authorization header does not decode") from None
         ways.append((user, password))
     if "user" in given or "password" in given:
         ways.append((given.get("user", "default"), given.get("password", "")))
     if len(ways) > 1:
-        raise refusal(AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED", "Invalid authentication: give the user in one way only (headers, Basic, or URL)")
+        raise _unknown("Invalid authentication: give the user in one way only (headers, Basic, or URL)")
     user, password = ways[0] if ways else ("default", "")
     if user == WRITER and hmac.compare_digest(password.encode(), token.encode()):
         return True
     if user in READERS and not password:
         return False
-    raise refusal(
-        AUTHENTICATION_FAILED,
-        "AUTHENTICATION_FAILED",
-        f"{user[:100]}: Authentication failed: password is incorrect, or there is no user with such name. Readers are default, without a password",
+    raise _unknown(
+        f"{user[:100]}: Authentication failed: password is incorrect, or there is no user with such name. "
+        "Readers are user default, without a password"
     )
+
+
+def _unknown(message: str) -> EngineError:
+    return refusal(AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED", message)
 
 
 _WILDCARDS = ("0.0.0.0", "::")
@@ -187,8 +206,6 @@ def may_ask(headers: Mapping[str, str], *, listen: str, allowed: Iterable[str]) 
 
     Loopback names, the address listened on and `allowed` pass; on a wildcard address so does any bare IP address.
     """
-    import ipaddress
-
     names = {"localhost", "127.0.0.1", "::1", listen, *(name.lower() for name in allowed)} - set(_WILDCARDS)
 
     def passes(header: str) -> bool:

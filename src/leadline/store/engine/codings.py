@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Any, Protocol
 
-from leadline.store.engine.exceptions import CANNOT_DECOMPRESS, refusal
+from leadline.store.engine.exceptions import CANNOT_DECOMPRESS, NOT_IMPLEMENTED, QUERY_IS_TOO_LARGE, refusal
 
 # What is decompressed at once; the rest waits inside the decompressor.
 _STEP = 1 << 20
@@ -98,7 +98,8 @@ class Decoder:
             case "lz4" if frame := _lz4():
                 self._make = frame.LZ4FrameDecompressor
             case _:
-                raise refusal(48, "NOT_IMPLEMENTED", f"Content-Encoding {coding!r} is not known here. Send gzip, deflate, zstd or plain bytes")
+                message = f"Content-Encoding {coding!r} is not known here. Send gzip, deflate, zstd or plain bytes"
+                raise refusal(NOT_IMPLEMENTED, "NOT_IMPLEMENTED", message)
         self._inner = self._make() if self._make else None
         self._fed = False
 
@@ -132,7 +133,8 @@ class Decoder:
 
     def _check(self) -> None:
         if self._left < 0:
-            raise refusal(599, "QUERY_IS_TOO_LARGE", f"the request is above {self._limit} bytes once decompressed. Send it in smaller parts")
+            message = f"the request is above {self._limit} bytes once decompressed. Send it in smaller parts"
+            raise refusal(QUERY_IS_TOO_LARGE, "QUERY_IS_TOO_LARGE", message)
 
     def _corrupt(self, why: str) -> Exception:
         return refusal(CANNOT_DECOMPRESS, "CANNOT_DECOMPRESS", f"the body is not the {self._coding} it claims to be: {why}")

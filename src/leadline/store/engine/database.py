@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import importlib
 import os
 import re
 import secrets
@@ -73,10 +74,12 @@ def writer_token(path: Path) -> str:
     except FileExistsError:
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
-            raise ConfigError([f"{path}: the writer's token must be readable by its owner alone, got mode {mode:o}. chmod 600 {path}"]) from None
+            message = f"{path}: the writer's token must be readable by its owner alone, got mode {mode:o}. chmod 600 {path}"
+            raise ConfigError([message]) from None
         token = path.read_text().strip()
         if len(token) < 16:
-            raise ConfigError([f"{path}: expected a token of at least 16 characters, got {len(token)}. Remove the file; the next start makes one"]) from None
+            message = f"{path}: expected a token of at least 16 characters, got {len(token)}. Remove the file; the next start makes one"
+            raise ConfigError([message]) from None
         return token
     with os.fdopen(descriptor, "w") as file:
         token = secrets.token_urlsafe(32)
@@ -99,9 +102,8 @@ class Lane:
     async def place(self) -> AsyncIterator[None]:
         """Waits for a place; raises TOO_MANY_SIMULTANEOUS_QUERIES where too many wait already."""
         if self._waiting >= self.places * _WAITING_PER_PLACE:
-            raise refusal(
-                TOO_MANY_SIMULTANEOUS_QUERIES, "TOO_MANY_SIMULTANEOUS_QUERIES", f"{self._waiting} requests wait for {self.places} {self.name}. Try again later"
-            )
+            message = f"{self._waiting} requests wait for {self.places} {self.name}. Try again later"
+            raise refusal(TOO_MANY_SIMULTANEOUS_QUERIES, "TOO_MANY_SIMULTANEOUS_QUERIES", message)
         self._waiting += 1
         try:
             await self._free.acquire()
@@ -165,7 +167,8 @@ class Session:
         """The statement as ClickHouse's own parser writes it; raises for a syntax error or more than one statement."""
         escaped = text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
         try:
-            return str(self._call(lambda: self._connection.query("SELECT formatQuerySingleLine({q:String})", "TSVRaw", {"q": escaped}).data()))
+            asked = "SELECT formatQuerySingleLine({q:String})"
+            return str(self._call(lambda: self._connection.query(asked, "TSVRaw", {"q": escaped}).data()))
         except EngineError as error:
             # Where the parser says that it was asked through a function is of no use to who wrote the statement.
             raise EngineError(error.code, _ASKED_THROUGH.sub(r". (\1)", error.text)) from None
@@ -191,9 +194,7 @@ class Session:
             begun = True
             yield joiner.add(piece)
         if begun:
-            yield joiner.end(
-                elapsed_s=time.monotonic() - started, rows_read=self.progress.rows_read, bytes_read=self.progress.bytes_read
-            )
+            yield joiner.end(elapsed_s=time.monotonic() - started, rows_read=self.progress.rows_read, bytes_read=self.progress.bytes_read)
         elif stitching.has_header(form):
             # An empty result streams nothing, not even its header; LIMIT 0 makes one without reading any rows.
             yield self.whole(f"SELECT * FROM (\n{query.text}\n) LIMIT 0", form, parameters)
@@ -302,14 +303,14 @@ class Database:
             )
         )
         try:
-            import chdb
-            from chdb import _chdb
+            chdb: Any = importlib.import_module("chdb")
+            library: Any = importlib.import_module("chdb._chdb")
         except ImportError as error:
             raise ConfigError([f"leadline engine needs chdb ({error}). pip install 'leadline[embedded]'"]) from error
         # Time without a zone means UTC, in what is inserted and in what is shown; chdb takes the zone from here alone.
         os.environ["TZ"] = "UTC"
         time.tzset()
-        _chdb.set_signal_handlers_enabled(0)
+        library.set_signal_handlers_enabled(0)
         self._chdb = chdb
         self._keeper = self.connect()
         self._keeper.query(f"CREATE DATABASE IF NOT EXISTS {DATABASE} ENGINE = Atomic")
@@ -359,8 +360,7 @@ class Database:
             holder = os.read(self._lock, 32).decode().strip() or "unknown"
             os.close(self._lock)
             self._lock = -1
-            raise ConfigError(
-                [f"engine.dir: {self.directory} is in use by process {holder}. Stop that engine, or give this one another directory (engine.dir, --data)"]
-            ) from None
+            message = f"engine.dir: {self.directory} is in use by process {holder}. "
+            raise ConfigError([message + "Stop that engine, or give this one another directory (engine.dir, --data)"]) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)

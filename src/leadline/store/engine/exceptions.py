@@ -7,7 +7,7 @@ import re
 SYNTAX_ERROR = 62
 BAD_ARGUMENTS = 36
 NOT_IMPLEMENTED = 48
-UNKNOWN_FORMAT = 73
+CANNOT_PARSE_NUMBER = 72
 UNKNOWN_SETTING = 115
 TIMEOUT_EXCEEDED = 159
 READONLY = 164
@@ -17,17 +17,41 @@ QUERY_WAS_CANCELLED = 394
 TOO_MANY_ROWS_OR_BYTES = 396
 ACCESS_DENIED = 497
 AUTHENTICATION_FAILED = 516
-QUERY_IS_TOO_LARGE = 599
+QUERY_IS_TOO_LARGE = 229
 UNKNOWN_EXCEPTION = 1002
 
-# Which status a code answers with; what is not listed is 500, as ClickHouse has it. The two that say "come back later" are ours.
+# Which status a code answers with; what is not listed is 500. Refusals are 403 here, where ClickHouse has 500 for some.
 _STATUS = {
-    400: (6, 25, 26, 27, 36, 38, 41, 53, 62, 69, 72, 117, 130, 131, 158, 168, 190, 441, 467, 675, 676),
-    403: (READONLY, 192, 193, ACCESS_DENIED, AUTHENTICATION_FAILED),
-    404: (46, 47, 50, 56, 60, 63, UNKNOWN_FORMAT, 81, 110, UNKNOWN_SETTING, 142),
+    400: (
+        6,
+        25,
+        26,
+        27,
+        BAD_ARGUMENTS,
+        37,
+        38,
+        41,
+        53,
+        SYNTAX_ERROR,
+        CANNOT_PARSE_NUMBER,
+        117,
+        123,
+        167,
+        168,
+        223,
+        321,
+        441,
+        456,
+        457,
+        467,
+        675,
+        676,
+    ),
+    403: (READONLY, 192, 193, ACCESS_DENIED, 512, AUTHENTICATION_FAILED),
+    404: (46, 47, 50, 56, 60, 63, 73, 78, 81, UNKNOWN_SETTING, 152, 336, 511),
     413: (QUERY_IS_TOO_LARGE,),
     501: (NOT_IMPLEMENTED,),
-    503: (TOO_MANY_SIMULTANEOUS_QUERIES, 209, 210),
+    503: (TOO_MANY_SIMULTANEOUS_QUERIES, 209, 439, 745),
 }
 STATUS = {code: status for status, codes in _STATUS.items() for code in codes}
 
@@ -67,8 +91,8 @@ def from_chdb(error: BaseException, version: str) -> EngineError:
     at = text.find("Code: ")
     text = text[at:] if at >= 0 else f"Code: {UNKNOWN_EXCEPTION}. DB::Exception: {text or type(error).__name__} (UNKNOWN_EXCEPTION)"
     match = _CODE.match(text)
-    tail = f"(version {version})"
-    return EngineError(int(match[1]) if match else UNKNOWN_EXCEPTION, text.strip() if text.rstrip().endswith(tail) else f"{text.strip()} {tail}")
+    tail = f" (version {version})"
+    return EngineError(int(match[1]) if match else UNKNOWN_EXCEPTION, text.strip().removesuffix(tail) + tail)
 
 
 def in_stream(error: EngineError, tag: str) -> bytes:

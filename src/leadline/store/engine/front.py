@@ -24,10 +24,12 @@ from leadline.store import sql
 from leadline.store.engine import access, asking, codings, stitching
 from leadline.store.engine.database import WHOLE_RESULT_BYTES, Database, Lane, Progress, Session
 from leadline.store.engine.exceptions import (
+    ACCESS_DENIED,
     NOT_IMPLEMENTED,
     QUERY_IS_TOO_LARGE,
+    SYNTAX_ERROR,
+    TIMEOUT_EXCEEDED,
     TOO_MANY_ROWS_OR_BYTES,
-
     EngineError,
     in_stream,
     refusal,
@@ -65,7 +67,9 @@ class Front:
         The largest body, decompressed.
     """
 
-    def __init__(self, database: Database, token: str, *, listen: str, allowed_hosts: Iterable[str] = (), max_insert_bytes: int = 4 * 2**30) -> None:
+    def __init__(
+        self, database: Database, token: str, *, listen: str, allowed_hosts: Iterable[str] = (), max_insert_bytes: int = 4 * 2**30
+    ) -> None:
         self._database, self._token = database, token
         self._listen, self._allowed, self._max_insert = listen, tuple(allowed_hosts), max_insert_bytes
         self._host = socket.gethostname()
@@ -95,14 +99,15 @@ class Front:
         headers = {name.lower(): value for name, value in request.headers.items()}
         path, method = request.url.path, request.method
         if not asking.may_ask(headers, listen=self._listen, allowed=self._allowed):
-            message = f"Host or Origin is not this engine's (Host: {headers.get('host', '')[:100]}). Add the name to engine.allowed_hosts if it should be"
-            await reply.error(refusal(access.ACCESS_DENIED, "ACCESS_DENIED", message))
+            host = headers.get("host", "")[:100]
+            message = f"Host or Origin is not this engine's (Host: {host}). Add the name to engine.allowed_hosts if it should be"
+            await reply.error(refusal(ACCESS_DENIED, "ACCESS_DENIED", message))
         elif path == "/ping" or (path == "/" and method in ("GET", "HEAD") and not request.url.query):
             await reply.text(200, "Ok.\n")
         elif method == "OPTIONS":
             await reply.text(204, "")
         elif path != "/":
-            await reply.text(404, f"There is no handle {path}\n\nUse / or /ping for health checks, and / with query=… or a body for queries.\n")
+            await reply.text(404, f"There is no handle {path}\n\nUse / or /ping for health checks, / with query=… or a body for queries.\n")
         elif method not in ("GET", "HEAD", "POST"):
             await reply.text(405, f"{method} is not for queries. Use GET or POST.\n")
         else:
@@ -117,7 +122,8 @@ class Front:
 
     async def _answer(self, request: Request, headers: Mapping[str, str], ask: asking.Ask, reply: Reply) -> None:
         if headers.get("content-type", "").startswith("multipart/"):
-            raise refusal(NOT_IMPLEMENTED, "NOT_IMPLEMENTED", "multipart bodies (external tables, parameters in a form) are not taken here; use the URL")
+            message = "multipart bodies (external tables, parameters in a form) are not taken here; use the URL"
+            raise refusal(NOT_IMPLEMENTED, "NOT_IMPLEMENTED", message)
         body = self._body(request, codings.Decoder(headers.get("content-encoding", ""), self._max_insert))
         text = bytearray(ask.query.encode() + b"\n" if ask.query else b"")
         insert: sql.Insert | None = None
@@ -139,9 +145,9 @@ class Front:
         try:
             statement = text.decode().strip()
         except UnicodeDecodeError as error:
-            raise refusal(62, "SYNTAX_ERROR", f"the statement is not UTF-8 at byte {error.start}") from None
+            raise refusal(SYNTAX_ERROR, "SYNTAX_ERROR", f"the statement is not UTF-8 at byte {error.start}") from None
         if not statement:
-            raise refusal(62, "SYNTAX_ERROR", "Empty query")
+            raise refusal(SYNTAX_ERROR, "SYNTAX_ERROR", "Empty query")
         await self._read(request, statement, ask, reply)
 
     @staticmethod
@@ -186,8 +192,10 @@ class Front:
             access.check_writer(query)
             settings.setdefault("max_execution_time", f"{self._database.ceilings['max_execution_time']:.15g}")
         if joiner is None or not streams:
-            asked = settings.get("max_result_bytes", "0")
-            settings["max_result_bytes"] = str(min(int(asked) if asked.isdigit() and int(asked) else WHOLE_RESULT_BYTES, WHOLE_RESULT_BYTES))
+            asked = settings.get("max_result_bytes", "")
+            settings["max_result_bytes"] = str(
+                min(WHOLE_RESULT_BYTES, int(asked) if asked.isdigit() and int(asked) else WHOLE_RESULT_BYTES)
+            )
             settings.setdefault("result_overflow_mode", "throw")
         lane = self._database.statements if ask.writer else self._database.readers
 
@@ -232,7 +240,8 @@ class Front:
                     rest = steps.begin(following) if piece is not None else rest
                     size += len(piece or b"")
                     if size > _MAX_WAITED:
-                        raise refusal(TOO_MANY_ROWS_OR_BYTES, "TOO_MANY_ROWS_OR_BYTES", f"wait_end_of_query holds at most {_MAX_WAITED} bytes. Leave it out")
+                        message = f"wait_end_of_query holds at most {_MAX_WAITED} bytes. Leave it out"
+                        raise refusal(TOO_MANY_ROWS_OR_BYTES, "TOO_MANY_ROWS_OR_BYTES", message)
                 kept.seek(0)
                 reply.summary(progress, time.monotonic() - started)
                 await reply.begin()
@@ -258,7 +267,11 @@ class Front:
                     rest = steps.begin(following)
                     await reply.more(piece)
         except (EngineError, TimeoutError) as error:
-            told = error if isinstance(error, EngineError) else refusal(159, "TIMEOUT_EXCEEDED", "the client takes the answer too slowly")
+            told = (
+                error
+                if isinstance(error, EngineError)
+                else refusal(TIMEOUT_EXCEEDED, "TIMEOUT_EXCEEDED", "the client takes the answer too slowly")
+            )
             await reply.broken(told)
             return
         await reply.end()
@@ -285,7 +298,8 @@ class Steps:
         return future
 
     async def wait(self, step: asyncio.Future[T]) -> T:
-        await asyncio.wait({step, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+        watched: set[asyncio.Future[Any]] = {step, self._gone}
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         if not step.done():
             raise Gone
         return step.result()
@@ -374,5 +388,3 @@ class Reply:
 
 class BrokenOff(Exception):
     """Leaves the application so that the HTTP server drops the connection without ending the body."""
-
-

@@ -8,8 +8,6 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import Any
 
 import uvicorn
 
@@ -18,7 +16,7 @@ from leadline.settings import Settings
 from leadline.store.engine.database import Database, writer_token
 from leadline.store.engine.front import BrokenOff, Front
 
-log = logging.getLogger("leadline.engine")
+_log = logging.getLogger("leadline.engine")
 
 _MAX_CONNECTIONS = 512
 # Of the shutdown budget, what is kept for closing ClickHouse after the last request.
@@ -59,16 +57,19 @@ def _listener(address: str) -> socket.socket:
         listener.bind(info[4])
         listener.listen(_MAX_CONNECTIONS)
     except OSError as error:
-        raise ConfigError([f"engine.http: cannot listen on {address} ({error.strerror}). Stop what listens there, or set engine.http"]) from error
+        message = f"engine.http: cannot listen on {address} ({error.strerror}). Stop what listens there, or set engine.http"
+        raise ConfigError([message]) from error
     listener.setblocking(False)
     return listener
 
 
-async def serve(settings: Settings, ready: Callable[[], None] | None = None) -> None:
-    """Runs the engine until SIGTERM, SIGINT or cancellation; then ends what is in flight within `settings.shutdown` and closes the database.
+async def serve(settings: Settings, stop: asyncio.Event | None = None, ready: Callable[[], None] | None = None) -> None:
+    """Runs the engine; then ends what is in flight within `settings.shutdown`, and closes the database.
 
     Parameters
     ----------
+    stop : asyncio.Event
+        Ends it when set. Without one, SIGTERM and SIGINT do.
     ready : callable
         Called once requests are answered.
 
@@ -88,10 +89,8 @@ async def serve(settings: Settings, ready: Callable[[], None] | None = None) -> 
     )
     try:
         await asyncio.to_thread(database.open)
-        front = Front(
-            database, token, listen=settings.engine.http.rpartition(":")[0].strip("[]"), allowed_hosts=settings.engine.allowed_hosts
-        )
-        budget = max(1.0, settings.shutdown - _CLOSING_S)
+        host = settings.engine.http.rpartition(":")[0].strip("[]")
+        front = Front(database, token, listen=host, allowed_hosts=settings.engine.allowed_hosts)
         config = uvicorn.Config(
             front,
             lifespan="off",
@@ -100,18 +99,19 @@ async def serve(settings: Settings, ready: Callable[[], None] | None = None) -> 
             server_header=False,
             limit_concurrency=_MAX_CONNECTIONS,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=int(budget),
+            timeout_graceful_shutdown=int(max(1.0, settings.shutdown - _CLOSING_S)),
         )
         logging.getLogger("uvicorn.error").addFilter(_Quiet())
         server = _Server(config, ready)
-        with _signals(server):
+        with _told(stop) as told:
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+            stopping = asyncio.ensure_future(told.wait())
             try:
-                await asyncio.shield(serving)
-            except asyncio.CancelledError:
+                await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
                 server.should_exit = True
-                await serving
-                raise
+                stopping.cancel()
+                await asyncio.shield(serving)
         for task in tuple(front.running):
             task.cancel()
         if front.running:
@@ -119,34 +119,20 @@ async def serve(settings: Settings, ready: Callable[[], None] | None = None) -> 
     finally:
         listener.close()
         await asyncio.to_thread(database.close)
-        log.info("engine stopped")
+    _log.info("stopped")
 
 
 @contextlib.contextmanager
-def _signals(server: _Server) -> Iterator[None]:
-    """SIGTERM and SIGINT ask the server to stop; a second one does not wait for requests in flight."""
-
-    def stop(_signal: int, _frame: FrameType | None = None) -> None:
-        server.force_exit = server.should_exit
-        server.should_exit = True
-
-    loop, taken = asyncio.get_running_loop(), []
+def _told(stop: asyncio.Event | None) -> Iterator[asyncio.Event]:
+    """The event that ends the engine: the caller's, or one that SIGTERM and SIGINT set."""
+    if stop is not None:
+        yield stop
+        return
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):  # not the main thread: whoever is there stops us
-            loop.add_signal_handler(number, stop, number)
-            taken.append(number)
+        loop.add_signal_handler(number, told.set)
     try:
-        yield
+        yield told
     finally:
-        for number in taken:
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-
-def run(settings: Settings, ready: Callable[[], None] | None = None) -> None:
-    """`serve` in an event loop of its own."""
-    with asyncio.Runner() as runner:
-        runner.run(_main(settings, ready))
-
-
-async def _main(settings: Settings, ready: Callable[[], None] | None) -> Any:
-    await serve(settings, ready)

@@ -14,11 +14,10 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-_PLAIN = frozenset(
-    """csv tabseparated tsv tabseparatedraw tsvraw raw tskv rowbinary native jsoneachrow ndjson jsonlines jsonstringseachrow
-    jsoncompacteachrow jsoncompactstringseachrow lineasstring rawblob msgpack null""".split()
+_PLAIN = re.compile(
+    "csv|(tabseparated|tsv)(raw)?|raw|tskv|rowbinary|native|ndjson|jsonlines|json(compact)?(strings)?eachrow|lineasstring|rawblob|msgpack|null"
 )
-_HEADED = re.compile(r"(csv|tabseparated|tabseparatedraw|tsv|tsvraw|rowbinary|jsoncompacteachrow|jsoncompactstringseachrow)withnames(andtypes)?")
+_HEADED = re.compile("(csv|(tabseparated|tsv)(raw)?|rowbinary|jsoncompact(strings)?eachrow)withnames(andtypes)?")
 _DOCUMENTS = frozenset(("json", "jsoncompact", "jsonstrings", "jsoncompactstrings"))
 
 _CONTENT_TYPES = (
@@ -48,7 +47,7 @@ class Joiner(Protocol):
 def joiner(name: str) -> Joiner | None:
     """The joiner of a format; None where it has none."""
     lower = name.lower()
-    if lower in _PLAIN:
+    if _PLAIN.fullmatch(lower):
         return Plain()
     if _HEADED.fullmatch(lower):
         return Headed(lower)
@@ -59,8 +58,7 @@ def joiner(name: str) -> Joiner | None:
 
 def has_header(name: str) -> bool:
     """Whether even an empty result has bytes in this format."""
-    lower = name.lower()
-    return lower not in _PLAIN
+    return _PLAIN.fullmatch(name.lower()) is None
 
 
 def content_type(name: str) -> str:
@@ -151,7 +149,6 @@ class Document:
     def end(self, *, elapsed_s: float, rows_read: int, bytes_read: int) -> bytes:
         statistics = ""
         if b'"statistics":' in self._tail:
-            statistics = (
-                f',\n\n\t"statistics":\n\t{{\n\t\t"elapsed": {elapsed_s:.9f},\n\t\t"rows_read": {rows_read},\n\t\t"bytes_read": {bytes_read}\n\t}}'
-            )
+            numbers = f'\n\t\t"elapsed": {elapsed_s:.9f},\n\t\t"rows_read": {rows_read},\n\t\t"bytes_read": {bytes_read}\n\t'
+            statistics = f',\n\n\t"statistics":\n\t{{{numbers}}}'
         return self._CLOSE + f"{self._rows}{statistics}\n}}\n".encode()
