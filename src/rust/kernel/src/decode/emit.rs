@@ -66,6 +66,8 @@ pub struct Emitter<'a> {
     pub missing: Vec<Missing>,
     pub text: Vec<u8>,
     pub notes: Notes,
+    /// The span in hand was left unfinished: its values would take more room than there is.
+    pub overflowed: bool,
 }
 
 /// How far the columns had grown.
@@ -79,7 +81,7 @@ pub struct Mark {
 }
 
 impl<'a> Emitter<'a> {
-    pub fn new(dialect: &'a Dialect) -> Self {
+    pub fn new(dialect: &'a Dialect, body: usize) -> Self {
         Self {
             dialect,
             names: Interner::new(),
@@ -90,17 +92,19 @@ impl<'a> Emitter<'a> {
             segment_values: Vec::new(),
             segment_text: Vec::new(),
             series: Vec::new(),
-            numeric: Vec::new(),
+            numeric: Vec::with_capacity(body / 64),
             categorical: Vec::new(),
             missing: Vec::new(),
             text: Vec::new(),
             notes: Notes::default(),
+            overflowed: false,
         }
     }
 
     /// Begins a span of `rows` rows, once the span before it took `rows_before`.
     pub fn begin(&mut self, rows_before: usize, rows: usize) {
         self.tick += rows_before as u32;
+        self.overflowed = false;
         if !self.dialect.segments.is_empty() {
             self.segment_values.clear();
             self.segment_values

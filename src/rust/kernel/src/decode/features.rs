@@ -10,7 +10,7 @@ use super::Decoder;
 use super::dialect::*;
 use super::emit::Place;
 use super::intern::START;
-use super::json::{Malformed, Scanner, Token};
+use super::json_features::JsonForm;
 use super::notes::Note;
 use super::value::Value;
 
@@ -18,14 +18,15 @@ use super::value::Value;
 const SOURCE_NAMED: u32 = 0x8000_0000;
 const SOURCE_MAP: u32 = 0xa000_0000;
 const SOURCE_VALUES: u32 = 0xc000_0000;
-const SOURCE_JSON: u32 = 0xd000_0000;
+const SOURCE_MAP_JSON: u32 = 0xd000_0000;
+const SOURCE_JSON: u32 = 0xe000_0000;
 const SOURCE_PACKED: u32 = 0xf000_0000;
 
 /// Not a series: a schema's column that is no feature (its role says so).
-const NO_SERIES: u32 = u32::MAX;
+pub(super) const NO_SERIES: u32 = u32::MAX;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Number,
     Bool,
     Text,
@@ -34,24 +35,11 @@ enum Kind {
 /// What `names`, `dtypes` and `roles` say, resolved; kept from span to span while they stay the same.
 #[derive(Default)]
 pub struct Schema<'a> {
-    from: Option<[Value<'a>; 3]>,
-    columns: Vec<(u32, Kind)>,
+    /// `None` where the schema is not known.
+    pub(super) from: Option<[Value<'a>; 3]>,
+    pub(super) columns: Vec<(u32, Kind)>,
     numbers: usize,
     texts: usize,
-}
-
-/// A value of JSON, waiting until the whole text has proved well-formed.
-pub struct Cell {
-    series: u32,
-    row: u32,
-    source: u32,
-    value: CellValue,
-}
-
-enum CellValue {
-    Whole(Value<'static>),
-    /// A range of the scratch text.
-    Text(usize, usize),
 }
 
 /// How the numbers of a packed vector are written.
@@ -138,7 +126,17 @@ impl<'a> Decoder<'a> {
         }
         match self.slots.get(FEATURES_MAP) {
             Some(map @ Value::Map(_)) => self.map(map, rows, batch),
-            Some(Value::Text(text)) if !text.is_empty() => self.json(text, rows, batch, None),
+            Some(Value::Text(text)) if !text.is_empty() => {
+                self.json(
+                    text,
+                    JsonForm {
+                        source: SOURCE_MAP_JSON,
+                        rows,
+                        batch,
+                    },
+                    None,
+                );
+            }
             Some(Value::Empty | Value::Text(_)) | None => {}
             Some(_) => self.out.notes.add(Note::FieldTypeUnexpected),
         }
@@ -160,7 +158,15 @@ impl<'a> Decoder<'a> {
             self.schema = schema;
         }
         match json {
-            Some(Value::Text(text)) => self.json(text, rows, batch, None),
+            Some(Value::Text(text)) => self.json(
+                text,
+                JsonForm {
+                    source: SOURCE_JSON,
+                    rows,
+                    batch,
+                },
+                None,
+            ),
             Some(Value::Empty) | None => {}
             Some(_) => self.out.notes.add(Note::FieldTypeUnexpected),
         }
@@ -198,6 +204,11 @@ impl<'a> Decoder<'a> {
                 self.out.put(series, place(row), item);
             }
         } else if value.is_scalar() {
+            // one value for all rows is the only thing that grows faster than its bytes
+            if !self.has_room(rows) {
+                self.out.overflowed = true;
+                return;
+            }
             for row in 0..rows {
                 self.out.put(series, place(row), value);
             }
@@ -336,7 +347,15 @@ impl<'a> Decoder<'a> {
             _ => return Err(Note::FieldTypeUnexpected),
         };
         let Some(encoding) = encoding else {
-            self.json(data, rows, batch, Some(schema));
+            self.json(
+                data,
+                JsonForm {
+                    source: SOURCE_PACKED,
+                    rows,
+                    batch,
+                },
+                Some(schema),
+            );
             return Ok(());
         };
         if schema.from.is_none() {
@@ -414,205 +433,6 @@ impl<'a> Decoder<'a> {
             }
         }
         Ok(())
-    }
-
-    /// JSON: an object; for a batch an object of arrays, or an array of objects; with a schema also an array in its order.
-    fn json(&mut self, text: &[u8], rows: usize, batch: bool, schema: Option<&Schema<'a>>) {
-        self.cells.clear();
-        self.scratch.clear();
-        let first = self.predictions.len() as u32;
-        match self.json_cells(text, rows, batch, schema) {
-            Err(note) => self.out.notes.add(note),
-            Ok(not_scalar) => {
-                for cell in &self.cells {
-                    let value = match cell.value {
-                        CellValue::Whole(value) => value,
-                        CellValue::Text(start, end) => Value::Text(&self.scratch[start..end]),
-                    };
-                    self.out.put(
-                        cell.series,
-                        Place {
-                            prediction: first + cell.row,
-                            row: cell.row,
-                            source: cell.source,
-                        },
-                        value,
-                    );
-                }
-                (0..not_scalar).for_each(|_| self.out.notes.add(Note::FeatureNotScalar));
-            }
-        }
-    }
-
-    /// Fills `cells`; gives how many values were passed over because they nest.
-    fn json_cells(
-        &mut self,
-        text: &[u8],
-        rows: usize,
-        batch: bool,
-        schema: Option<&Schema<'a>>,
-    ) -> Result<u32, Note> {
-        let mut scanner = Scanner::new(text);
-        let mut not_scalar = 0;
-        match scanner.value()? {
-            Token::Object => self.json_object(&mut scanner, None, rows, batch, &mut not_scalar)?,
-            Token::Array if batch && schema.is_none() => {
-                let mut row = 0;
-                while scanner.element(row == 0)? {
-                    if row == rows || scanner.value()? != Token::Object {
-                        return Err(Note::BatchLengthMismatch);
-                    }
-                    self.json_object(&mut scanner, Some(row as u32), rows, batch, &mut not_scalar)?;
-                    row += 1;
-                }
-                if row != rows {
-                    return Err(Note::BatchLengthMismatch);
-                }
-            }
-            Token::Array if schema.is_some_and(|schema| schema.from.is_none()) => {
-                return Err(Note::FeaturesSchemaUnknown);
-            }
-            Token::Array if schema.is_some() => {
-                let columns = schema.map_or(&[][..], |schema| &schema.columns);
-                let mut index = 0;
-                while scanner.element(index == 0)? {
-                    let token = scanner.value()?;
-                    let Some(&(series, _)) = columns
-                        .get(index % columns.len())
-                        .filter(|_| index < rows * columns.len())
-                    else {
-                        return Err(Note::FeaturesLengthMismatch);
-                    };
-                    not_scalar += self.json_cell(
-                        &mut scanner,
-                        token,
-                        series,
-                        (index / columns.len()) as u32,
-                        SOURCE_PACKED,
-                    )?;
-                    index += 1;
-                }
-                if index != rows * columns.len() {
-                    return Err(Note::FeaturesLengthMismatch);
-                }
-            }
-            _ => return Err(Note::FeaturesJsonMalformed),
-        }
-        scanner.end()?;
-        Ok(not_scalar)
-    }
-
-    /// An object of features: of one row, or (`row` is `None`) of all rows.
-    fn json_object(
-        &mut self,
-        scanner: &mut Scanner<'_>,
-        row: Option<u32>,
-        rows: usize,
-        batch: bool,
-        not_scalar: &mut u32,
-    ) -> Result<(), Note> {
-        let (mut previous, mut index) = (START, 0);
-        while let Some(key) = scanner.key(index == 0)? {
-            let source = if row.is_some() {
-                SOURCE_JSON
-            } else {
-                SOURCE_JSON + index
-            };
-            index += 1;
-            previous = self.out.own_name(previous, &key);
-            let series = if key.is_empty() {
-                NO_SERIES
-            } else {
-                self.out.feature(previous)
-            };
-            let token = scanner.value()?;
-            match (row, token) {
-                (None, Token::Array) if batch => {
-                    let mut at = 0;
-                    while scanner.element(at == 0)? {
-                        if at == rows {
-                            return Err(Note::BatchLengthMismatch);
-                        }
-                        let token = scanner.value()?;
-                        *not_scalar += self.json_cell(scanner, token, series, at as u32, source)?;
-                        at += 1;
-                    }
-                    if at != rows {
-                        return Err(Note::BatchLengthMismatch);
-                    }
-                }
-                (None, token) => {
-                    let before = self.cells.len();
-                    *not_scalar += self.json_cell(scanner, token, series, 0, source)?;
-                    if let (true, Some(Cell { value, .. })) =
-                        (self.cells.len() > before, self.cells.last())
-                    {
-                        let value = value.clone();
-                        self.cells.extend((1..rows as u32).map(|row| Cell {
-                            series,
-                            row,
-                            source,
-                            value: value.clone(),
-                        }));
-                    }
-                }
-                (Some(row), token) => {
-                    *not_scalar += self.json_cell(scanner, token, series, row, source)?
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Appends a scalar to `cells`; passes over what nests, and then gives 1.
-    fn json_cell(
-        &mut self,
-        scanner: &mut Scanner<'_>,
-        token: Token<'_>,
-        series: u32,
-        row: u32,
-        source: u32,
-    ) -> Result<u32, Note> {
-        let value = match token {
-            Token::Null => CellValue::Whole(Value::Empty),
-            Token::Bool(value) => CellValue::Whole(Value::Bool(value)),
-            Token::Int(value) => CellValue::Whole(Value::Int(value)),
-            Token::Double(value) => CellValue::Whole(Value::Double(value)),
-            Token::Text(text) => {
-                let start = self.scratch.len();
-                self.scratch
-                    .extend_from_slice(super::value::clip(&text, super::emit::MAX_TEXT));
-                CellValue::Text(start, self.scratch.len())
-            }
-            nested => {
-                scanner.skip(&nested)?;
-                return Ok(u32::from(series != NO_SERIES));
-            }
-        };
-        if series != NO_SERIES {
-            self.cells.push(Cell {
-                series,
-                row,
-                source,
-                value,
-            });
-        }
-        Ok(0)
-    }
-}
-
-impl Clone for CellValue {
-    fn clone(&self) -> Self {
-        match *self {
-            CellValue::Whole(value) => CellValue::Whole(value),
-            CellValue::Text(start, end) => CellValue::Text(start, end),
-        }
-    }
-}
-
-impl From<Malformed> for Note {
-    fn from(_: Malformed) -> Self {
-        Note::FeaturesJsonMalformed
     }
 }
 

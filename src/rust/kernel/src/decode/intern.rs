@@ -1,5 +1,5 @@
 //! Strings of a request, numbered. Attributes come in the same order in span after span, so each string remembers which
-//! came after it last time: a right guess costs one comparison and no hash.
+//! two came after it last (two kinds of spans often take turns): a right guess costs a comparison and no hash.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ const NONE: u32 = u32::MAX;
 
 struct Entry<'a> {
     string: Cow<'a, [u8]>,
-    next: u32,
+    next: [u32; 2],
 }
 
 /// Numbers from 1; 0 is [`START`]. The map is std's, whose hash is keyed: hostile keys cannot be made to collide.
@@ -25,7 +25,7 @@ impl<'a> Interner<'a> {
         Self {
             entries: vec![Entry {
                 string: Cow::Borrowed(&[]),
-                next: NONE,
+                next: [NONE; 2],
             }],
             numbers: HashMap::new(),
         }
@@ -39,32 +39,36 @@ impl<'a> Interner<'a> {
         string: &[u8],
         own: impl FnOnce() -> Cow<'a, [u8]>,
     ) -> u32 {
-        let guess = self.entries[previous as usize].next;
-        match self.entries.get(guess as usize) {
-            Some(entry) if *entry.string == *string => guess,
-            _ => self.find_slowly(previous, string, own),
+        let [first, second] = self.entries[previous as usize].next;
+        if self.is(first, string) {
+            return first;
         }
+        let number = if self.is(second, string) {
+            second
+        } else {
+            self.find_slowly(string, own)
+        };
+        self.entries[previous as usize].next = [number, first];
+        number
     }
 
-    fn find_slowly(
-        &mut self,
-        previous: u32,
-        string: &[u8],
-        own: impl FnOnce() -> Cow<'a, [u8]>,
-    ) -> u32 {
-        let number = match self.numbers.get(string) {
-            Some(&number) => number,
-            None => {
-                let (number, string) = (self.entries.len() as u32, own());
-                self.entries.push(Entry {
-                    string: string.clone(),
-                    next: NONE,
-                });
-                self.numbers.insert(string, number);
-                number
-            }
-        };
-        self.entries[previous as usize].next = number;
+    #[inline]
+    fn is(&self, number: u32, string: &[u8]) -> bool {
+        self.entries
+            .get(number as usize)
+            .is_some_and(|entry| *entry.string == *string)
+    }
+
+    fn find_slowly(&mut self, string: &[u8], own: impl FnOnce() -> Cow<'a, [u8]>) -> u32 {
+        if let Some(&number) = self.numbers.get(string) {
+            return number;
+        }
+        let (number, string) = (self.entries.len() as u32, own());
+        self.entries.push(Entry {
+            string: string.clone(),
+            next: [NONE; 2],
+        });
+        self.numbers.insert(string, number);
         number
     }
 }

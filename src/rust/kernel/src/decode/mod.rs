@@ -9,7 +9,9 @@
 
 use std::borrow::Cow;
 
-use crate::batch::{Body, Bytes32, Group, Prediction, Rejected, Resource, Scope, Span, SpanBatch};
+use crate::batch::{
+    Body, Bytes32, Categorical, Group, Prediction, Rejected, Resource, Scope, Span, SpanBatch,
+};
 use crate::wire::{Error, Reader, Result};
 
 pub mod columns;
@@ -18,6 +20,7 @@ mod emit;
 mod features;
 mod intern;
 mod json;
+mod json_features;
 mod notes;
 mod predictions;
 pub mod tracestate;
@@ -228,6 +231,8 @@ struct Decoder<'a> {
     dialect: &'a Dialect,
     receive_ns: i64,
     limits: Limits,
+    /// Bytes that the columns may take.
+    room: usize,
     keys: Interner<'a>,
     /// Key number -> what it does.
     actions: Vec<Action>,
@@ -236,7 +241,7 @@ struct Decoder<'a> {
     /// Rows of the span before.
     rows_before: usize,
     schema: features::Schema<'a>,
-    cells: Vec<features::Cell>,
+    cells: json_features::Cells,
     scratch: Vec<u8>,
     scores: Vec<f64>,
     group_index: predictions::GroupIndex<'a>,
@@ -256,6 +261,7 @@ impl<'a> Decoder<'a> {
             dialect,
             receive_ns,
             limits,
+            room: (EXPANSION * body.len() + EXPANSION_FLOOR).min(EXPANSION_CEILING),
             keys: Interner::new(),
             actions: vec![Action::Nothing],
             slots: Slots {
@@ -264,19 +270,19 @@ impl<'a> Decoder<'a> {
                 base: Vec::new(),
                 base_of_resource: 0,
             },
-            out: Emitter::new(dialect),
+            out: Emitter::new(dialect, body.len()),
             rows_before: 0,
             schema: features::Schema::default(),
-            cells: Vec::new(),
+            cells: json_features::Cells::default(),
             scratch: Vec::new(),
             scores: Vec::new(),
             group_index: predictions::GroupIndex::default(),
             resources: Vec::new(),
             scopes: Vec::new(),
-            spans: Vec::with_capacity(body.len() / 400),
+            spans: Vec::with_capacity(body.len() / 256),
             groups: Vec::new(),
             predictions: Vec::new(),
-            rows: Vec::new(),
+            rows: Vec::with_capacity(body.len() / 8),
             rejected: Vec::new(),
         }
     }
@@ -515,6 +521,11 @@ impl<'a> Decoder<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the columns may grow by `values` more.
+    fn has_room(&self, values: usize) -> bool {
+        self.rows.len() + self.out.size() + values * size_of::<Categorical>() <= self.room
     }
 
     fn reject(&mut self, reason: &'static str, offset: usize) {

@@ -8,7 +8,7 @@ use super::intern::START;
 use super::notes::Note;
 use super::tracestate::Sampling;
 use super::value::{self, Value};
-use super::{Action, Decoder, EXPANSION, EXPANSION_CEILING, EXPANSION_FLOOR, Head};
+use super::{Action, Decoder, Head};
 use crate::batch::{Group, Prediction, SpanId, TraceId};
 use crate::rowbinary::{put_i64, put_nullable_f64, put_str, put_u64, put_varint};
 use crate::wire::Reader;
@@ -74,9 +74,15 @@ impl<'a> Decoder<'a> {
             self.out.truncate(mark);
             self.out.begin(1, rows);
             self.rows_before = rows;
+            if rows == 0 {
+                return Ok(());
+            }
             self.batch_attributes(message, rows);
         }
         self.features(rows, batch);
+        if self.out.overflowed {
+            return Err("expansion_too_large");
+        }
         for segment in 0..self.dialect.segments.len() {
             let slot = self.dialect.segment_slot(segment);
             if let Some(value) = self.slots.text(slot) {
@@ -114,7 +120,6 @@ impl<'a> Decoder<'a> {
             .slots
             .text(ERROR_TYPE)
             .or(head.error.then_some(Value::Text(b"error")));
-        let limit = (EXPANSION * self.body.len() + EXPANSION_FLOOR).min(EXPANSION_CEILING);
         for row in 0..rows {
             let prediction = self.predictions.len() as u32;
             let start = self.rows.len();
@@ -164,7 +169,7 @@ impl<'a> Decoder<'a> {
                 weight: weight.unwrap_or(f64::NAN),
                 row: start as u32..self.rows.len() as u32,
             });
-            if self.rows.len() + self.out.size() > limit {
+            if !self.has_room(0) {
                 return Err("expansion_too_large");
             }
         }
@@ -176,7 +181,7 @@ impl<'a> Decoder<'a> {
 
     /// Appends the features of one attribute each, to every row.
     fn batch_attributes(&mut self, mut reader: Reader<'a>, rows: usize) {
-        let mut previous = START;
+        let (mut previous, mut index) = (START, 0);
         // the bytes were checked before
         while let Some(tag) = reader.more().then(|| reader.tag().ok()).flatten() {
             if tag != 0x4a {
@@ -193,8 +198,9 @@ impl<'a> Decoder<'a> {
             };
             previous = self.keys.find(previous, key, || key.into());
             if let Action::Feature(series) = self.actions[previous as usize] {
-                self.column(series, previous, value, rows, true);
+                self.column(series, index, value, rows, true);
             }
+            index += 1;
         }
     }
 

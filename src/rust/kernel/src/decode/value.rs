@@ -1,7 +1,6 @@
 //! `AnyValue`: read in place, checked to its leaves.
 
 use std::borrow::Cow;
-use std::io::Write;
 
 use crate::wire::{Error, Reader, Result};
 
@@ -124,7 +123,39 @@ pub fn any<'a>(mut reader: Reader<'a>, depth: u32) -> Result<Value<'a>> {
 
 /// Reads a `KeyValue`.
 #[inline]
-pub fn key_value<'a>(mut reader: Reader<'a>, depth: u32) -> Result<(&'a [u8], Value<'a>)> {
+pub fn key_value<'a>(reader: Reader<'a>, depth: u32) -> Result<(&'a [u8], Value<'a>)> {
+    match short(reader.rest()) {
+        Some(found) => Ok(found),
+        None => any_key_value(reader, depth),
+    }
+}
+
+/// A `KeyValue` as encoders write it: a key and a scalar, each shorter than 128 bytes, and nothing else.
+#[inline]
+fn short(message: &[u8]) -> Option<(&[u8], Value<'_>)> {
+    let [0x0a, length @ 0..0x80, rest @ ..] = message else {
+        return None;
+    };
+    let (key, rest) = rest.split_at_checked(usize::from(*length))?;
+    let [0x12, length @ 0..0x80, value @ ..] = rest else {
+        return None;
+    };
+    if value.len() != usize::from(*length) {
+        return None;
+    }
+    let value = match value {
+        [0x21, number @ ..] => Value::Double(f64::from_le_bytes(number.try_into().ok()?)),
+        [0x0a, length, text @ ..] if text.len() == usize::from(*length) && *length < 0x80 => {
+            Value::Text(text)
+        }
+        [0x18, number @ 0..0x80] => Value::Int(i64::from(*number)),
+        [0x10, truth @ 0..2] => Value::Bool(*truth == 1),
+        _ => return None,
+    };
+    Some((key, value))
+}
+
+fn any_key_value<'a>(mut reader: Reader<'a>, depth: u32) -> Result<(&'a [u8], Value<'a>)> {
     let (mut key, mut value) = (&[][..], Value::Empty);
     while reader.more() {
         match reader.tag()? {
@@ -211,17 +242,56 @@ pub fn put_int(out: &mut Vec<u8>, number: i64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// The shortest decimal text that reads back as the number, written as ClickHouse's `toString(Float64)` writes it.
+/// The shortest decimal text that reads back as the number (of two as near, the even one), written as ClickHouse's
+/// `toString(Float64)` writes it; the digits are Python's `repr`'s too.
 pub fn put_double(out: &mut Vec<u8>, number: f64) {
-    let size = number.abs();
-    let written = if number.is_nan() {
-        out.write_all(b"nan")
-    } else if size == 0.0 || (1e-6..1e21).contains(&size) || size.is_infinite() {
-        write!(out, "{number}")
-    } else {
-        write!(out, "{number:e}")
-    };
-    debug_assert!(written.is_ok(), "a Vec takes everything");
+    if number.is_nan() {
+        return out.extend_from_slice(b"nan");
+    }
+    if number.is_sign_negative() {
+        out.push(b'-');
+    }
+    if number.is_infinite() {
+        return out.extend_from_slice(b"inf");
+    }
+    let mut buffer = ryu::Buffer::new();
+    let text = buffer.format_finite(number.abs());
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    // the value is 0.DIGITS x 10^point
+    let digits = [whole, fraction].concat();
+    let leading = digits.len() - digits.trim_start_matches('0').len();
+    let point = exponent.parse::<i32>().unwrap_or(0) + whole.len() as i32 - leading as i32;
+    let digits = digits.trim_matches('0').as_bytes();
+    let zeros = |out: &mut Vec<u8>, count: i32| out.extend((0..count).map(|_| b'0'));
+    let size = digits.len() as i32;
+    match point {
+        _ if size == 0 => out.push(b'0'),
+        // 1e-6 to 1e21
+        -5..=0 => {
+            out.extend_from_slice(b"0.");
+            zeros(out, -point);
+            out.extend_from_slice(digits);
+        }
+        1..=21 if point >= size => {
+            out.extend_from_slice(digits);
+            zeros(out, point - size);
+        }
+        1..=21 => {
+            out.extend_from_slice(&digits[..point as usize]);
+            out.push(b'.');
+            out.extend_from_slice(&digits[point as usize..]);
+        }
+        _ => {
+            out.push(digits[0]);
+            if size > 1 {
+                out.push(b'.');
+                out.extend_from_slice(&digits[1..]);
+            }
+            out.push(b'e');
+            put_int(out, i64::from(point) - 1);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -238,11 +308,18 @@ mod tests {
     fn doubles_are_shortest() {
         for (number, expected) in [
             (1.0, "1"),
+            (120.0, "120"),
+            (-f64::from(95.42435_f32), "-95.42434692382812"),
+            (123456789012345680.0, "123456789012345680"),
+            (5e-324, "5e-324"),
+            (1.7976931348623157e308, "1.7976931348623157e308"),
             (0.1, "0.1"),
             (-0.0, "-0"),
             (1e20, "100000000000000000000"),
             (1e21, "1e21"),
             (1e-6, "0.000001"),
+            (0.0123, "0.0123"),
+            (9.9e-7, "9.9e-7"),
             (1.5e-7, "1.5e-7"),
             (f64::NAN, "nan"),
             (f64::NEG_INFINITY, "-inf"),
