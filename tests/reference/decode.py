@@ -189,7 +189,15 @@ class Span:
     """One span that is a prediction, or a batch of them."""
 
     def __init__(
-        self, span: Any, fields: Fields, attributes: list[tuple[str, Any]], notes: Counter[str], *, th: int | None, receive_ns: int, max_late_ns: int
+        self,
+        span: Any,
+        fields: Fields,
+        attributes: list[tuple[str, Any]],
+        notes: Counter[str],
+        *,
+        th: int | None,
+        receive_ns: int,
+        max_late_ns: int,
     ) -> None:
         self.span, self.fields, self.attributes, self.notes = span, fields, attributes, notes
         self.th, self.receive_ns, self.max_late_ns = th, receive_ns, max_late_ns
