@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from leadline.clock import Clock
-from leadline.errors import ConfigError, RetryableError
+from leadline.errors import ConfigError, LeadlineError, PermanentError, RetryableError
 from leadline.evaluate.detector import Detectors
 from leadline.evaluate.publishing import publish
 from leadline.evaluate.rules import RuleSet, load_rules
@@ -132,7 +132,7 @@ class Evaluator:
         self._notifier.update(findings)
         try:
             await self._publish(now_ns)
-        except RetryableError as error:
+        except LeadlineError as error:
             _log.warning("rules are published later: %s", error)
         return True
 
@@ -145,6 +145,8 @@ class Evaluator:
         while self._unwritten:
             try:
                 await self._store.insert(self._unwritten[0])
+            except PermanentError as error:
+                _log.error("the findings of a tick cannot be written, and are dropped: %s", error)
             except RetryableError as error:
                 _log.warning("findings wait to be written (%d ticks): %s", len(self._unwritten), error)
                 while len(self._unwritten) > MAX_UNWRITTEN:
@@ -200,7 +202,8 @@ async def run(
             while await evaluator.step() and not stop.is_set():
                 pass
             evaluator.unreadable(None)
-        except RetryableError as error:
+        except LeadlineError as error:
+            # Also a lasting refusal, such as a table that is not there yet: whoever mends it need not think of the evaluator.
             evaluator.unreadable(error)
         wait_s = evaluator.wait_s() if evaluator.ready else POLL_S
         waiting = asyncio.ensure_future(clock.sleep(wait_s))

@@ -258,8 +258,8 @@ CREATE TABLE IF NOT EXISTS evaluations
     rule_hash       String,
     fingerprint     String,                   -- of the alert's identifying labels
     kind            LowCardinality(String),   -- burn_rate, drift, self, dead_man
-    severity        LowCardinality(String),   -- page, ticket
-    state           LowCardinality(String),   -- inactive, pending, firing, no_data, error
+    severity        LowCardinality(String),   -- page, ticket, none (the dead man)
+    state           LowCardinality(String),   -- inactive, pending, firing; no_data, insufficient_history, error: not judged anew
     value           Nullable(Float64),
     threshold       Nullable(Float64),
     coverage        Float64,
