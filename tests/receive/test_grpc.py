@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import zlib
 from typing import Any
@@ -14,7 +15,7 @@ from grpc import aio
 
 from leadline.errors import ConfigError, InvalidRequest, Overloaded, StoreError, TooLarge
 from leadline.model.signals import Receipt, Signal
-from leadline.receive.grpc import GrpcReceiver
+from leadline.receive.grpc import UNREAD_BYTES, GrpcReceiver
 from leadline.receive.outcomes import Outcome
 from leadline.settings import ReceiveConfig
 from leadline.testing.intake import RecordingIntake
@@ -165,8 +166,56 @@ async def test_a_call_without_a_message_is_ended(start: Start) -> None:
         await asyncio.wait_for(call, 10)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "receive.read_timeout" in (caught.value.details() or "")
-    assert served.budget.held == 0
+    await until(lambda: served.budget.held == 0, what="its bytes given back")
+    assert list(served.outcomes) == [("grpc", "traces", "unread", 1)]
     assert await served.export(b"\n\0") == b"", "others are served as before"
+
+
+async def test_of_too_many_slow_calls_the_oldest_go(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages that trickle in cannot fill memory: past a bound the calls that took longest are told to come back."""
+    monkeypatch.setattr("leadline.receive.grpc.SLOW_S", 0.05)
+    served = await start(max_in_flight="64MiB")  # room for 8 slow calls
+
+    def opened() -> int:
+        return served.budget.held // UNREAD_BYTES + served.outcomes.of(Outcome.UNREAD)
+
+    async def silence() -> Any:
+        await asyncio.Event().wait()
+        yield b""
+
+    calls = []
+    for _ in range(11):
+        calls.append(served.channel.stream_unary(METHOD_OF[Signal.TRACES])(silence()))
+        await until(lambda: opened() == len(calls), what="the call is open")
+    await until(lambda: sum(call.done() for call in calls) == 3, what="three calls ended")
+    assert [call.done() for call in calls] == [True] * 3 + [False] * 8
+    assert await calls[0].code() is grpc.StatusCode.UNAVAILABLE
+    assert served.outcomes.of(Outcome.UNREAD) == 3
+
+
+async def test_connections_are_bounded(start: Start) -> None:
+    served = await start(max_connections=3)
+    assert await served.export(b"") == b""
+    readers = []
+    for _ in range(6):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.grpc.port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        readers.append((reader, writer))
+    first_bytes = await asyncio.gather(*(reader.read(9) for reader, _ in readers), return_exceptions=True)
+    assert sum(isinstance(first, bytes) and first != b"" for first in first_bytes) == 2
+    for _, writer in readers:
+        writer.close()
+    assert await served.export(b"") == b""
+
+
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100_000, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 1000])
+async def test_what_is_not_grpc_is_closed(served: Receivers, sent: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.grpc.port)
+    writer.write(sent)
+    with contextlib.suppress(ConnectionError):
+        await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+    assert await served.export(b"") == b"", "others are served as before"
 
 
 async def test_a_call_closed_without_a_message_is_invalid(served: Receivers) -> None:

@@ -79,7 +79,7 @@ class GrpcReceiver:
         self.outcomes = outcomes or Outcomes()
         self._config, self._intake, self._credentials = config, intake, credentials
         self._decompressor = Decompressor(config.max_bytes)
-        self._unread: dict[Any, float] = {}  # context -> when its headers came; in that order
+        self._unread: dict[Any, tuple[float, Signal]] = {}  # context -> when its headers came, its service; in that order
         self._server: Any = None
         self._watch: asyncio.Task[None] | None = None
         self.port = 0
@@ -126,32 +126,31 @@ class GrpcReceiver:
 
     def _handler(self, signal: Signal) -> Any:
         async def export(requests: Any, context: Any) -> bytes:
-            with self.budget.lease() as lease:
-                try:
+            try:
+                with self.budget.lease() as lease:
                     return await self._export(signal, context, lease)
-                except (aio.AbortError, aio.UsageError):
-                    raise  # replied to already
-                except Exception as error:
-                    if replies.is_unforeseen(error):
-                        log.exception("%s: unforeseen error; the client is told to try again", signal)
-                    refused = replies.refusal(error)
-                self.outcomes.count(Transport.GRPC, signal, refused.outcome)
-                await _refuse(context, refused)
-            return b""  # not reached: _refuse raises
+            except aio.BaseError:
+                raise  # ended already, by the watch or by the server's stop
+            except Exception as error:
+                if replies.is_unforeseen(error):
+                    log.exception("%s: unforeseen error; the client is told to try again", signal)
+                refused = replies.refusal(error)
+                outcome = Outcome.UNREAD if isinstance(error, _NoMessage) else refused.outcome
+            self.outcomes.count(Transport.GRPC, signal, outcome)
+            await _refuse(context, refused)
+            raise AssertionError("not reached: grpcio's abort raises")
 
         return grpc.stream_unary_rpc_method_handler(export)
 
     async def _export(self, signal: Signal, context: Any, lease: Lease) -> bytes:
         lease.hold(UNREAD_BYTES)
-        self._unread[context] = asyncio.get_running_loop().time()
+        self._unread[context] = (asyncio.get_running_loop().time(), signal)
         try:
             body = await context.read()
         finally:
             self._unread.pop(context, None)
         if body is aio.EOF:
-            # Above the size limit (grpcio has replied RESOURCE_EXHAUSTED), given up by the client, or really no message.
-            self.outcomes.count(Transport.GRPC, signal, Outcome.UNREAD)
-            await _refuse(context, replies.refusal(InvalidRequest("expected one message, got none")))
+            raise _NoMessage("expected one message, got none")
         lease.hold(len(body))
         encoding = sniffed_encoding(body)
         if encoding is not None:
@@ -176,8 +175,10 @@ class GrpcReceiver:
         while True:
             await asyncio.sleep(min(0.25, timeout / 4))
             now = loop.time()
-            slow = [(context, now - since) for context, since in self._unread.items() if now - since > min(SLOW_S, timeout)]
-            for place, (context, age) in enumerate(slow):
+            slow = [
+                (context, now - since, signal) for context, (since, signal) in self._unread.items() if now - since > min(SLOW_S, timeout)
+            ]
+            for place, (context, age, signal) in enumerate(slow):
                 if age > timeout:
                     text = f"the message had not come whole after {timeout:g} s (receive.read_timeout). Send smaller batches."
                 elif place < len(slow) - most:
@@ -185,9 +186,14 @@ class GrpcReceiver:
                 else:
                     continue
                 self._unread.pop(context, None)
+                self.outcomes.count(Transport.GRPC, signal, Outcome.UNREAD)
                 refused = Refusal(Outcome.UNREAD, 503, code_pb2.UNAVAILABLE, text, RETRY_AFTER_S)
                 with contextlib.suppress(Exception):  # the call may have ended by itself meanwhile
                     await _refuse(context, refused)
+
+
+class _NoMessage(InvalidRequest):
+    """The call's message did not come: above the size limit (grpcio has replied by itself), given up, or really none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
@@ -28,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from leadline.errors import LeadlineError, Overloaded, TooLarge
 from leadline.model.ports import Intake
@@ -44,6 +43,7 @@ log = logging.getLogger(__name__)
 
 PATHS = {"/v1/traces": Signal.TRACES, "/v1/metrics": Signal.METRICS, "/v1/logs": Signal.LOGS}
 MAX_HEADER_BYTES = 64 * 1024
+LARGE_DOCUMENTS = 4  # JSON documents transcoded at once; each adds about a millisecond to every turn of the event loop
 KEEP_ALIVE_S = 75  # exporters send each 5 to 60 s: a connection outlives the pause
 SPARE_CONNECTIONS = 64  # past the maximum, these many still get an answer (503); the rest are closed at once
 PROTOBUF, JSON = b"application/x-protobuf", b"application/json"
@@ -66,10 +66,11 @@ class HttpReceiver:
         self.outcomes = outcomes or Outcomes()
         self._config, self._intake = config, intake
         self._decompressor = Decompressor(config.max_bytes)
-        self._transcoding = asyncio.Lock()  # one large JSON document at a time: its steps share the loop with everything else
-        self._address = config.http
-        self._server: _Server | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._transcoding = asyncio.Semaphore(LARGE_DOCUMENTS)
+        self._state = ServerState()
+        self._server: asyncio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self.connection_closed = asyncio.Event()
         self.port = 0
 
     async def start(self) -> None:
@@ -79,52 +80,54 @@ class HttpReceiver:
             exception_handlers={HTTPException: self._unknown_path},
         )
         app.router.redirect_slashes = False
-        listening = listening_socket("receive.http", self._address, backlog=2048)
-        self.port = listening.getsockname()[1]
-        server = self._server = _Server(
-            uvicorn.Config(
-                app,
-                http=functools.partial(_Connection, self),  # type: ignore[arg-type]  # called as a class is
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-            )
+        # uvicorn's protocol, without its Server: that one takes over signals, and stops by polling.
+        config = uvicorn.Config(
+            app, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S
         )
-        self._tasks = [asyncio.create_task(server.serve(sockets=[listening])), asyncio.create_task(self._close_slow(server))]
-        while not server.started:
-            if self._tasks[0].done():
-                await self._tasks[0]
-            await asyncio.sleep(0.001)
+        config.load()
+
+        def connection() -> _Connection:
+            return _Connection(self, config=config, server_state=self._state, app_state={})
+
+        listening = listening_socket("receive.http", self._config.http, backlog=2048)
+        self.port = listening.getsockname()[1]
+        self._server = await asyncio.get_running_loop().create_server(connection, sock=listening, backlog=2048)
+        self._watch = asyncio.create_task(self._close_slow())
 
     async def stop(self, grace_s: float) -> None:
         """Accepts nothing more, answers what is under way, and after `grace_s` closes what is left."""
-        if self._server is None:
+        if self._server is None or self._watch is None:
             return
-        self._server.config.timeout_graceful_shutdown = max(1, math.ceil(grace_s))
-        self._server.should_exit = True
-        await self._tasks[0]
-        self._tasks[1].cancel()
-        for connection in list(self._server.server_state.connections):
+        self._server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()  # at once where idle, else after its reply
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._all_closed(), grace_s)
+        for connection in list(self._state.connections):
             connection.transport.abort()
+        for task in self._state.tasks:
+            task.cancel()
+        self._watch.cancel()
         self._decompressor.close()
-        self._server = None
+        self._server = self._watch = None
+
+    async def _all_closed(self) -> None:
+        while self._state.connections:
+            self.connection_closed.clear()
+            await self.connection_closed.wait()
 
     @property
     def connections(self) -> int:
         """Open connections."""
-        return len(self._server.server_state.connections) if self._server else 0
+        return len(self._state.connections)
 
-    async def _close_slow(self, server: _Server) -> None:
+    async def _close_slow(self) -> None:
         """Closes connections on which a request has been coming for too long."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(min(1.0, self._config.read_timeout / 4))
             oldest = loop.time() - self._config.read_timeout
-            for connection in list(server.server_state.connections):
+            for connection in list(self._state.connections):
                 if isinstance(connection, _Connection) and connection.reading_since < oldest:
                     self.outcomes.count(Transport.HTTP, "", Outcome.UNREAD)
                     connection.transport.abort()
@@ -265,14 +268,6 @@ def _media_type(content_type: bytes) -> bytes:
     return content_type.partition(b";")[0].strip().lower()
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to whoever runs the process."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class _Connection(HttpToolsProtocol):
     """One connection, with bounds that uvicorn leaves out: on the time a request takes to come, and on its headers."""
 
@@ -290,6 +285,10 @@ class _Connection(HttpToolsProtocol):
         if len(self.connections) > self._receiver._config.max_connections + SPARE_CONNECTIONS:
             self._receiver.outcomes.count(Transport.HTTP, "", Outcome.OVERLOADED)
             transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._receiver.connection_closed.set()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

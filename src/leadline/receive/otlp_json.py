@@ -45,6 +45,9 @@ from leadline.model.signals import Signal
 WINDOW = 32 * 1024
 """Bytes scanned in one go: 1 to 2 ms of scanning and encoding. A document up to this size is one step."""
 
+STEP_WORK = 1_000
+"""Values scanned one by one before a step ends: under a millisecond."""
+
 MAX_DEPTH = 64
 """Levels of arrays and maps in an attribute's value; the kernel's bound for protobuf is the same."""
 
@@ -79,7 +82,7 @@ def transcode(signal: Signal, document: bytes) -> bytes:
 
 
 def steps(signal: Signal, document: bytes, *, window: int = WINDOW) -> Generator[None, None, bytes]:
-    """As `transcode`, yielding after every `window` bytes (at least 16)."""
+    """As `transcode`, yielding after about a millisecond's work: `window` bytes (at least 16), or less where values are small."""
     try:
         if not document.strip():
             return b""
@@ -458,7 +461,7 @@ class _Reader:
         self._base = 0  # byte at which the window begins
         self._size = self._window = window
         self._at = 0  # character in the window
-        self._moved = False
+        self._work = 0
         self._scan = json.JSONDecoder().raw_decode
         self._load()
 
@@ -466,7 +469,7 @@ class _Reader:
         piece = self._data[self._base : self._base + self._size]
         self._last = self._base + len(piece) == len(self._data)
         self._text, _ = codecs.utf_8_decode(piece, "strict", self._last)
-        self._moved = True
+        self._work = STEP_WORK
 
     def _slide(self) -> None:
         """Lets the window begin at the place."""
@@ -503,6 +506,7 @@ class _Reader:
     def value(self) -> tuple[bool, Any]:
         """(True, the next value), or (False, None) where it is larger than a window."""
         self.peek()
+        self._work += 1
         while True:
             try:
                 value, end = self._scan(self._text, self._at)
@@ -538,10 +542,12 @@ class _Reader:
         self._at += found
         return found
 
-    def has_moved(self) -> bool:
-        """Whether the window has moved since this was last asked."""
-        moved, self._moved = self._moved, False
-        return moved
+    def step_is_done(self) -> bool:
+        """Whether enough was done since the last step: the window has moved, or many small values were scanned in it."""
+        done = self._work >= STEP_WORK
+        if done:
+            self._work = 0
+        return done
 
 
 _ANYTHING = _Message()
@@ -552,6 +558,8 @@ def _walk_message(reader: _Reader, message: _Message, depth: int, walked: int = 
     """An object that is larger than a window."""
     if walked > MAX_WALK:
         raise _Fault("nested too deeply for a value of this size")
+    if reader.step_is_done():
+        yield
     depth += message.deepens
     parts: dict[str, list[bytes]] = {}  # of a key that occurs twice the later counts, as where a document is scanned in one go
     reader.take("{")
@@ -574,7 +582,7 @@ def _walk_message(reader: _Reader, message: _Message, depth: int, walked: int = 
             raise
         if known is not _UNKNOWN:
             parts[key] = part
-        if reader.has_moved():
+        if reader.step_is_done():
             yield
         closed = reader.take(",}") == "}"
     return b"".join(chain.from_iterable(parts.values()))
@@ -602,6 +610,8 @@ def _walk_array(reader: _Reader, known: _Field, out: list[bytes], depth: int, wa
     """An array that is larger than a window."""
     if walked > MAX_WALK:
         raise _Fault("nested too deeply for a value of this size")
+    if reader.step_is_done():
+        yield
     message = known.message
     plain: list[Any] = []  # numbers and strings are encoded together: some are packed
     index = -1
@@ -623,7 +633,7 @@ def _walk_array(reader: _Reader, known: _Field, out: list[bytes], depth: int, wa
                     value = value if found else reader.plain()
                     data = b"" if value is None else message.encode(value, depth)
                 out += (known.tag, _varint(len(data)), data)
-            if reader.has_moved():
+            if reader.step_is_done():
                 yield
             closed = reader.take(",]") == "]"
     except _Fault as fault:
