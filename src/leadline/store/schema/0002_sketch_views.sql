@@ -14,7 +14,7 @@ CREATE FUNCTION IF NOT EXISTS leadline_cdf AS (xs, cdf, cdf_left, x) -> arrayMap
     i -> multiIf(
         i = 0, 0.,
         i = length(xs) OR xs[i] = x, cdf[i],
-        cdf[i] + (cdf_left[i + 1] - cdf[i]) * (x / 2 - xs[i] / 2) / (xs[i + 1] / 2 - xs[i] / 2)),
+        cdf[i] + (cdf_left[i + 1] - cdf[i]) * if(isFinite(xs[i + 1] - xs[i]), (x - xs[i]) / (xs[i + 1] - xs[i]), 0.5)),
     [arrayLastIndex(value -> value <= x, xs)])[1];
 
 -- The share of the weight below x.
@@ -23,7 +23,7 @@ CREATE FUNCTION IF NOT EXISTS leadline_cdf_left AS (xs, cdf, cdf_left, x) -> arr
         i = 0, 0.,
         xs[i] = x, cdf_left[i],
         i = length(xs), cdf[i],
-        cdf[i] + (cdf_left[i + 1] - cdf[i]) * (x / 2 - xs[i] / 2) / (xs[i + 1] / 2 - xs[i] / 2)),
+        cdf[i] + (cdf_left[i + 1] - cdf[i]) * if(isFinite(xs[i + 1] - xs[i]), (x - xs[i]) / (xs[i + 1] - xs[i]), 0.5)),
     [arrayLastIndex(value -> value <= x, xs)])[1];
 
 -- The value below which a share `level` lies; NaN where there is no value.

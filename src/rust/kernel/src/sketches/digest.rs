@@ -260,7 +260,12 @@ impl Distribution {
             (Some(_), None) => 0.0,
             (Some(point), Some(previous)) => {
                 let from = &self.points[previous];
-                let share = (x / 2.0 - from.x / 2.0) / (point.x / 2.0 - from.x / 2.0);
+                let span = point.x - from.x;
+                let share = if span.is_finite() {
+                    (x - from.x) / span
+                } else {
+                    (x / 2.0 - from.x / 2.0) / (point.x / 2.0 - from.x / 2.0)
+                };
                 from.right + (point.left - from.right) * share
             }
         };
