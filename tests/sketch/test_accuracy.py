@@ -47,9 +47,7 @@ def series(database: Database) -> dict[str, NDArray[np.float64]]:
 def test_every_prediction_is_counted(series: dict[str, NDArray[np.float64]], database: Database) -> None:
     """The rows of series '' count the predictions; each series' own rows count them again."""
     counted = database.rows("SELECT series, toUInt32(sum(observed)) AS n, count() AS rows FROM sketches GROUP BY series")
-    assert {row["series"]: (row["n"], int(row["rows"])) for row in counted if row["series"] != "duration_ms"} == {
-        name: (ROWS, 2 * WINDOWS) for name in ["", *(f"features/{name}" for name in series)]
-    }
+    assert {row["series"]: (row["n"], int(row["rows"])) for row in counted if row["series"] != "duration_ms"} == dict.fromkeys(["", *(f"features/{name}" for name in series)], (ROWS, 2 * WINDOWS))
 
 
 @pytest.mark.parametrize("name", ["normal", "lognormal"])
@@ -106,7 +104,9 @@ def test_sql_functions_read_a_distribution(series: dict[str, NDArray[np.float64]
     assert [row["value"] for row in rows] == sorted(row["value"] for row in rows)
 
 
-def _cdf(xs: NDArray[np.float64], cdf: NDArray[np.float64], cdf_left: NDArray[np.float64], at: NDArray[np.float64], *, left: bool) -> NDArray[np.float64]:
+def _cdf(
+    xs: NDArray[np.float64], cdf: NDArray[np.float64], cdf_left: NDArray[np.float64], at: NDArray[np.float64], *, left: bool
+) -> NDArray[np.float64]:
     """The view's curve at many places, as `leadline_cdf` evaluates it at one."""
     i = np.searchsorted(xs, at, side="right") - 1
     before, last = i < 0, len(xs) - 1
