@@ -8,7 +8,7 @@ beyond a small multiple of their own size. Times are nanoseconds since 1970 (int
 from collections.abc import Sequence
 from typing import Any, final
 
-from numpy import bool_, float64, int64, uint8, uint32, uint64
+from numpy import bool_, float64, uint8, uint64
 from numpy.typing import NDArray
 
 class DecodeError(ValueError):

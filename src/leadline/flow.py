@@ -19,6 +19,8 @@ from leadline.journal.state import State
 from leadline.model.ports import Store
 from leadline.receive.grpc import GrpcReceiver
 from leadline.receive.http import HttpReceiver
+from leadline.receive.limits import Budget
+from leadline.receive.outcomes import Outcomes
 from leadline.sample.sampler import Sampler
 from leadline.settings import Settings
 from leadline.sketch.measure import Measure
@@ -53,8 +55,9 @@ class Collector:
         self.journal.lag_p99_ms = lambda: self.measure.lag_p99_ms
         otlp = OtlpOut(settings.export) if settings.export.otlp else None
         self.writer = Writer(self.state, self.store, otlp, self.clock, interval_s=min(0.2, settings.store.flush))
-        self.grpc = GrpcReceiver(settings.receive, self.journal)
-        self.http = HttpReceiver(settings.receive, self.journal)
+        self.outcomes, budget = Outcomes(), Budget(settings.receive.max_in_flight)
+        self.grpc = GrpcReceiver(settings.receive, self.journal, budget=budget, outcomes=self.outcomes)
+        self.http = HttpReceiver(settings.receive, self.journal, budget=budget, outcomes=self.outcomes)
         self.replayed = self.state_left = 0
         self.ready = False
 

@@ -90,9 +90,8 @@ def _parts(collector: Collector) -> Iterator[Sample]:
         yield "leadline_sketch_overflow_total", {"full": kind}, n
     yield "leadline_slis_refused", {}, len(measure.refused)
     yield "leadline_resident_bytes", {}, resident_bytes()
-    for receiver in (collector.grpc, collector.http):
-        for (signal, outcome), n in receiver.outcomes.items():
-            yield "leadline_requests_total", {"transport": receiver.transport, "signal": signal, "outcome": outcome}, n
+    for transport, signal, outcome, n in collector.outcomes:
+        yield "leadline_requests_total", {"transport": transport, "signal": signal, "outcome": outcome}, n
 
 
 def resident_bytes() -> int:
