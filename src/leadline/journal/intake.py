@@ -49,7 +49,6 @@ class Journal:
         self._backlog = 0
         self._backlog_lock = threading.Lock()
         self._disk_bytes = 0
-        self._control: bytes | None = None
         self._ticking = False
         self.undecodable_requests = int(state.recall("undecodable", 0))
         self.refused = 0
@@ -71,8 +70,7 @@ class Journal:
         )
         self._next_cut_ns = (now // self._segment_ns + 1) * self._segment_ns
         self._next_sketch_ns = (now // self._sketch_ns + 1) * self._sketch_ns
-        if self._machine.controlled:
-            self._control = json.dumps(self._machine.controlled).encode()
+        self._log.control = self._machine.control
         self._log.start()
         return n
 
@@ -177,16 +175,15 @@ class Journal:
             self._next_cut_ns = (now_ns // self._segment_ns + 1) * self._segment_ns
             if sketches:
                 self._next_sketch_ns = (now_ns // self._sketch_ns + 1) * self._sketch_ns
-            self._log.submit(Kind.CUT, b"", now_ns, flag=int(sketches), wait=False)
-            if self._control is not None:
-                self._log.submit(Kind.CONTROL, self._control, now_ns, wait=False)
+            if self._log.frames_in_file or self._machine.uncut:
+                self._log.submit(Kind.CUT, b"", now_ns, flag=int(sketches), wait=False)
             self._log.run_in_order(lambda: self._after_cut(now_ns))
 
     def control(self, rules: Mapping[str, Any]) -> None:
         """Puts rules into force, if they are others than those in force."""
         body = json.dumps(rules, sort_keys=True).encode()
-        if body != self._control:
-            self._control = body
+        if body != self._log.control:
+            self._log.control = body
             self._log.submit(Kind.CONTROL, body, self._clock.now_ns(), wait=False)
 
     def _decide(self, now_ns: int, *, everything: bool = False) -> None:

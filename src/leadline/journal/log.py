@@ -61,6 +61,7 @@ class Log:
         self._brief: dict[int, bytearray] = {}
         self._first = 0
         self._lock_fd: int | None = None
+        self.control: bytes | None = None  # begins every segment, so that a replay can start at any of them
         self.next_sequence = 1
         self.syncs = 0
         self.frames_in_file = 0
@@ -138,6 +139,8 @@ class Log:
                 group = group[n:]
 
     def _write(self, group: list[_Pending]) -> None:
+        if self._fd is None and self.control is not None:
+            group.insert(0, _Pending(Kind.CONTROL, 0, group[0].time_ns, digest_of(self.control), self.control, None, None))
         frames = []
         for item in group:
             frames.append(Frame(item.kind, item.flag, self.next_sequence, item.time_ns, item.digest, item.payload))
@@ -158,6 +161,7 @@ class Log:
         if frames[-1].kind is Kind.CUT and self._fd is not None:
             os.close(self._fd)
             self._fd = None
+            self.frames_in_file = 0
 
     def _append(self, frames: list[Frame]) -> None:
         assert self._directory is not None
@@ -256,9 +260,10 @@ class Log:
         for (first, path), (following, _) in pairwise(files):
             if following > sequence:
                 break
-            part = path.with_suffix(".part")
-            part.write_bytes(self._brief.pop(first, b""))
-            part.rename(path.with_suffix(".brief"))
+            if brief := self._brief.pop(first, b""):
+                part = path.with_suffix(".part")
+                part.write_bytes(brief)
+                part.rename(path.with_suffix(".brief"))
             path.unlink()
             done += 1
         return done

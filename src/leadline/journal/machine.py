@@ -49,7 +49,7 @@ class Machine:
         checkpoint = state.checkpoint()
         self._ledger = checkpoint.ledger.copy()
         self._produced, self._applied, self._counted = checkpoint.produced, 0, checkpoint.applied
-        self.controlled: Mapping[str, Any] = {}
+        self._control: bytes | None = None
         self.failed_to_decode = 0
 
     # -- frames ----------------------------------------------------------------------------------------------------------
@@ -65,9 +65,11 @@ class Machine:
                     self._ledger.add("received", items)
                     self._ledger.add("duplicate", items)
             elif frame.kind is Kind.CONTROL:
-                self.controlled = json.loads(frame.payload)
-                for part in self._parts:
-                    part.control(self.controlled)
+                if frame.payload != self._control:
+                    self._control = frame.payload
+                    rules = json.loads(frame.payload)
+                    for part in self._parts:
+                        part.control(rules)
             self._applied = frame.sequence
             if frame.kind is Kind.CUT:
                 cut = Cut(frame.sequence, frame.time_ns, sketches=bool(frame.flag))
@@ -159,6 +161,17 @@ class Machine:
             for part in self._parts:
                 ledger.add("waiting", part.waiting())
             return ledger
+
+    @property
+    def control(self) -> bytes | None:
+        """Rules in force, as their frame has them."""
+        return self._control
+
+    @property
+    def uncut(self) -> bool:
+        """Whether a cut would give anything out."""
+        with self._lock:
+            return any(part.oldest_sequence is not None for part in self._parts if part is not self._sampling)
 
     @property
     def needed_from(self) -> int:

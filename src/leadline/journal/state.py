@@ -160,16 +160,24 @@ class State:
 
     def acknowledge(self, number: int) -> None:
         """ClickHouse has it: its items are *kept*."""
+        self._remove(number, kept=True)
+
+    def abandon(self, number: int) -> None:
+        """It cannot be sent, ever: its items are *lost*, for nothing else explains them."""
+        self._remove(number, kept=False)
+
+    def _remove(self, number: int, *, kept: bool) -> None:
         with self._lock:
             block = self._pending[number]
-            kept = self._kept.copy()
-            kept.add("kept", block.counts)
+            total = self._kept.copy()
+            if kept:
+                total.add("kept", block.counts)
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("DELETE FROM blocks WHERE id = ?", (number,))
             if block.counts:
-                self._set("kept", kept.to_json())
+                self._set("kept", total.to_json())
             self._db.execute("COMMIT")
-            self._kept = kept
+            self._kept = total
             del self._pending[number]
             self._pending_bytes -= self._sizes.pop(number)
             if self._memory is not None:

@@ -126,4 +126,7 @@ class Outbox(Protocol):
         """The block with its data."""
 
     def acknowledge(self, number: int) -> None:
-        """ClickHouse has it."""
+        """ClickHouse has it: its items are *kept*."""
+
+    def abandon(self, number: int) -> None:
+        """It cannot be sent, ever: its items are *lost*."""

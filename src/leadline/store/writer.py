@@ -85,6 +85,12 @@ class Writer:
         try:
             if target is not None:
                 loaded = await asyncio.to_thread(self._outbox.load, block)
+        except FileNotFoundError as error:
+            _log.error("store: %s is gone from the outbox (%s); its %d rows are lost, and counted so", block.token, error, block.rows)
+            await asyncio.to_thread(self._outbox.abandon, number)
+            return True
+        try:
+            if target is not None:
                 await target.insert(loaded)
                 self.bytes[block.table] = self.bytes.get(block.table, 0) + len(loaded.data)
         except RetryableError as error:
