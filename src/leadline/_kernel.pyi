@@ -169,9 +169,7 @@ class Sketches:
         """What went to ``(other)`` since the last drain: ``groups`` -> predictions; ``series``, ``categories``, ``cells`` -> values."""
     def drain(self, collector: str, segment: int) -> tuple[bytes, int]:
         """The rows of table `sketches` (RowBinary, `SKETCH_COLUMNS`), sorted, and their number; then starts afresh."""
-    def quantiles(
-        self, series: str, levels: Sequence[float]
-    ) -> list[tuple[str, str, str, float, NDArray[float64]]]:
+    def quantiles(self, series: str, levels: Sequence[float]) -> list[tuple[str, str, str, float, NDArray[float64]]]:
         """(model, version, role, weight, value at each level) over what has not been drained, its windows together.
 
         Changes nothing. Cost: about 20 µs a group and window.

@@ -81,6 +81,8 @@ class Collector:
             until_ns = self.clock.now_ns() + int(self.settings.shutdown * 0.8 * 1e9)
             await asyncio.gather(self.grpc.stop(self.settings.shutdown * 0.2), self.http.stop(self.settings.shutdown * 0.2))
         await self.journal.drain()
+        await self.writer.drain(until_ns)
+        self.journal.report(self.clock.now_ns())  # what has become kept meanwhile
         self.state_left = await self.writer.drain(until_ns)
         self.journal.close()
         self.state.close()

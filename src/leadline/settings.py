@@ -186,7 +186,9 @@ class EngineConfig(Config):
     max_memory: Size = Field(4 * 2**30, description="ClickHouse's memory limit")
     max_query_memory: Size = Field(2 * 2**30)
     max_execution: Seconds = Field(60.0, gt=0, description="a query is ended after this")
-    allowed_hosts: list[str] = Field(default_factory=list, description="host names, beside loopback and the address listened on, that requests may name")
+    allowed_hosts: list[str] = Field(
+        default_factory=list, description="host names, beside loopback and the address listened on, that requests may name"
+    )
 
 
 class ConsoleConfig(Config):
@@ -202,7 +204,9 @@ class EvaluateConfig(Config):
     every: Seconds = Field(30.0, gt=0, description="a tick")
     burn_table: list[BurnRow] | None = Field(None, description="windows and factors; the SRE workbook's if not said")
     time_scale: float = Field(1.0, gt=0, description="divides every window and `for` of rules: a demo plays a day in minutes")
-    lag: Seconds | None = Field(None, description="a tick is evaluated this long after its time; once the watermark has passed it if not said")
+    lag: Seconds | None = Field(
+        None, description="a tick is evaluated this long after its time; once the watermark has passed it if not said"
+    )
     patience: Seconds = Field(60.0, description="how long a tick waits for the watermark; then it may fire, but resolves nothing")
     min_coverage: Share = Field(0.5, description="of a window; below it, a burn must have used up the budget that the pair stands for")
     resolve_latest_after: Seconds = Field(3600.0, description="ends a resolve that waits for data; it is marked incomplete")

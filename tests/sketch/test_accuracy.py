@@ -47,7 +47,9 @@ def series(database: Database) -> dict[str, NDArray[np.float64]]:
 def test_every_prediction_is_counted(series: dict[str, NDArray[np.float64]], database: Database) -> None:
     """The rows of series '' count the predictions; each series' own rows count them again."""
     counted = database.rows("SELECT series, toUInt32(sum(observed)) AS n, count() AS rows FROM sketches GROUP BY series")
-    assert {row["series"]: (row["n"], int(row["rows"])) for row in counted if row["series"] != "duration_ms"} == dict.fromkeys(["", *(f"features/{name}" for name in series)], (ROWS, 2 * WINDOWS))
+    assert {row["series"]: (row["n"], int(row["rows"])) for row in counted if row["series"] != "duration_ms"} == dict.fromkeys(
+        ["", *(f"features/{name}" for name in series)], (ROWS, 2 * WINDOWS)
+    )
 
 
 @pytest.mark.parametrize("name", ["normal", "lognormal"])

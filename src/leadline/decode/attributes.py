@@ -88,7 +88,7 @@ def seconds_json(time_ns: int) -> str:
 def nanoseconds_json(time_ns: int) -> str:
     """Unix seconds with nine decimals for a DateTime64(9), which ends in 2262."""
     time_ns = min(time_ns, _LAST_NS)
-    return f"{time_ns // 1_000_000_000}.{time_ns % 1_000_000_000:09d}"
+    return f"{time_ns // 1_000_000_000:010d}.{time_ns % 1_000_000_000:09d}"
 
 
 def strings_json(texts: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from leadline.evaluate.rules import RuleSet, SloRule
 from leadline.model.blocks import Block
 from leadline.model.ports import Reader, Store
+from leadline.model.times import unix_seconds
 
 COLUMNS = ("name", "hash", "created_at", "active", "body")
 
@@ -41,7 +42,7 @@ async def publish(store: Store, reader: Reader, rules: RuleSet, now_ns: int) -> 
         body(f"rule/{own.rule}", asdict(own), own.hash)
     in_force = await reader.rules_in_force()
     rows: list[dict[str, Any]] = []
-    created = f"{now_ns // 1_000_000_000}.{now_ns // 1_000_000 % 1000:03d}"
+    created = unix_seconds(now_ns)
     for name, (content_hash, text) in bodies.items():
         if in_force.get(name) != content_hash:
             rows.append({"name": name, "hash": content_hash, "created_at": created, "active": True, "body": text})

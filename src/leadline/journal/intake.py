@@ -21,6 +21,7 @@ from leadline.model.accounting import Key, Ledger
 from leadline.model.blocks import Block
 from leadline.model.ports import Decoder
 from leadline.model.signals import Receipt, Signal
+from leadline.model.times import unix_seconds
 from leadline.settings import Settings
 
 _log = logging.getLogger("leadline.journal")
@@ -88,7 +89,6 @@ class Journal:
         await self._in_order(lambda: self._decide(now, everything=True))
         await asyncio.wrap_future(self._log.submit(Kind.CUT, b"", now, flag=1))  # type: ignore[arg-type]
         await self._in_order(lambda: None)
-        self.report(self._clock.now_ns())
 
     def close(self) -> None:
         self._log.stop()
@@ -212,7 +212,7 @@ class Journal:
             self._watermark_ns = self._last_cut_ns
         now = self._clock.now_ns()
         name, columns = self._settings.collector, ("at", "collector", "watermark", "lag_p99_ms", "segment")
-        row = dict(zip(columns, (_timestamp(now), name, _timestamp(self._watermark_ns), self.lag_p99_ms(), 0), strict=True))
+        row = dict(zip(columns, (unix_seconds(now), name, unix_seconds(self._watermark_ns), self.lag_p99_ms(), 0), strict=True))
         block = Block("watermarks", columns, "JSONEachRow", (json.dumps(row) + "\n").encode(), f"{name}/0/watermarks/{now}", 1)
         self._state.put(block)
 
@@ -249,7 +249,7 @@ class Journal:
         changed = totals.minus(self._state.reported).rows()
         if changed:
             name = self._settings.collector
-            at = _timestamp(now_ns)
+            at = unix_seconds(now_ns)
             number = int(self._state.recall("reports", 0)) + 1
             self._state.remember("reports", number)
             stamp = {"at": at, "collector": name, "segment": number}
@@ -279,10 +279,6 @@ def _receipt(rejected: Mapping[str, int]) -> Receipt:
 
 def _items_json(items: Mapping[Key, int]) -> bytes:
     return json.dumps([[signal, model, n] for (signal, model), n in items.items()]).encode()
-
-
-def _timestamp(now_ns: int) -> str:
-    return f"{now_ns // 10**9}.{now_ns // 10**6 % 1000:03d}"
 
 
 def _retrieved(future: asyncio.Future[int]) -> None:

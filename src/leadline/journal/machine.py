@@ -11,7 +11,6 @@ import struct
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from leadline.errors import InvalidRequest
 from leadline.journal.frames import REQUESTS, Frame, Kind
@@ -64,12 +63,11 @@ class Machine:
                     items = {(signal, model): n for signal, model, n in json.loads(frame.payload)}
                     self._ledger.add("received", items)
                     self._ledger.add("duplicate", items)
-            elif frame.kind is Kind.CONTROL:
-                if frame.payload != self._control:
-                    self._control = frame.payload
-                    rules = json.loads(frame.payload)
-                    for part in self._parts:
-                        part.control(rules)
+            elif frame.kind is Kind.CONTROL and frame.payload != self._control:
+                self._control = frame.payload
+                rules = json.loads(frame.payload)
+                for part in self._parts:
+                    part.control(rules)
             self._applied = frame.sequence
             if frame.kind is Kind.CUT:
                 cut = Cut(frame.sequence, frame.time_ns, sketches=bool(frame.flag))

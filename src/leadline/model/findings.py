@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from leadline.model.times import unix_seconds
+
 MS = 1_000_000
 """Nanoseconds in a millisecond: every time of an evaluation is a whole number of milliseconds, as ClickHouse keeps them."""
 
@@ -102,7 +104,7 @@ def fingerprint_of(labels: Mapping[str, str]) -> str:
 
 
 def _seconds(time_ns: int | None) -> str | None:
-    return None if time_ns is None else f"{time_ns // 1_000_000_000}.{time_ns // MS % 1000:03d}"
+    return None if time_ns is None else unix_seconds(time_ns)
 
 
 def _finite(value: float | None) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from leadline.evaluate.baseline.bins import Bins, Floats
 from leadline.model.blocks import Block
+from leadline.model.times import unix_seconds
 
 COLUMNS = (
     "baseline", "created_at", "model", "version", "series", "kind", "bins_id", "edges", "atoms", "categories", "counts", "n_eff", "source",
@@ -67,7 +68,7 @@ class Baseline:
 
     def blocks(self, created_ns: int) -> list[Block]:
         """The rows to insert. Their tokens come from the content: creating the same baseline again at once changes nothing."""
-        created = f"{created_ns // 1_000_000_000}.{created_ns // 1_000_000 % 1000:03d}"
+        created = unix_seconds(created_ns)
         rows, windows = [], []
         for reference in self.references:
             bins, bins_id = reference.bins, reference.bins.id(self.model, reference.series)
