@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -345,6 +346,39 @@ def test_the_oldest_sequence_is_that_of_what_waits() -> None:
         seen.append(buffer.oldest_sequence)
         decide(buffer, {trace_id(number): False})
     assert [*seen, buffer.oldest_sequence] == [5, 5, 6, None]
+
+
+def test_threads_may_share_a_buffer() -> None:
+    """Requests are added from several threads while another looks and decides; nothing is lost and nothing hangs."""
+    buffer = TraceBuffer(0)
+    batches = [[batch([span(thread * 1000 + n, n + 1, model="m") for n in range(20)], T0 + n) for n in range(50)] for thread in range(4)]
+
+    def add_all(own: list[SpanBatch]) -> None:
+        for sequence, added in enumerate(own):
+            buffer.add(added, sequence)
+
+    threads = [threading.Thread(target=add_all, args=(own,)) for own in batches]
+    for thread in threads:
+        thread.start()
+    dropped = rows = 0
+    while any(thread.is_alive() for thread in threads) or buffer.spans:
+        assert sum(buffer.predictions.values()) <= 4000
+        taken = decide(buffer, dict.fromkeys(due_ids(buffer, T0 + 100), False))
+        dropped, rows = dropped + taken.spans_dropped, rows + taken.predictions.get("m", 0)
+    assert (dropped, rows, buffer.bytes) == (4000, 4000, 0)
+
+
+def test_a_burst_leaves_no_memory_behind() -> None:
+    """Once everything is decided the records of a large burst are given back, and the buffer goes on."""
+    buffer = TraceBuffer(0, remember_dropped=0)
+    for start in (0, 100_000):
+        for first in range(start, start + 70_000, 1000):
+            buffer.add(batch([span(number) for number in range(first, first + 1000)], T0), 1)
+        ids = buffer.due(T0, 100_000)["trace_id"]
+        zeros = np.zeros(len(ids), dtype=np.uint8)
+        columns = (ids, zeros != 0, zeros.astype(np.uint64), zeros + 1.0, zeros, zeros)
+        taken = buffer.decide(*columns, samplings=SAMPLINGS, policies=["p"], plan_revision=1, collector="c", segment=1)
+        assert (taken.spans_dropped, buffer.spans, buffer.traces, buffer.bytes) == (70_000, 0, 0, 0)
 
 
 def test_arguments_are_checked() -> None:

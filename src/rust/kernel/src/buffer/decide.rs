@@ -91,7 +91,7 @@ const RESCUED: &str = "rescued";
 impl TraceBuffer {
     /// Takes the traces out, remembers the decisions, and gives out the late spans so far. The decisions must be without fault.
     pub fn decide(&mut self, decisions: &Decisions<'_>, origin: Origin<'_>, otlp: bool) -> Taken {
-        let mut writer = Writer::new(origin, otlp);
+        let mut writer = Writer::new(origin, otlp, self.groups.entries.len());
         let mut verdicts = Shared::new(decisions);
         for at in 0..decisions.trace_ids.len() {
             let id = &decisions.trace_ids[at];
@@ -309,8 +309,8 @@ struct Writer<'o> {
     tail: Vec<u8>,
     /// Requests of which nothing waits any more; they are let go of at the end, since kept spans may lie in them.
     emptied: Vec<u32>,
-    /// Group -> predictions given out. Counted into sorted maps, so its order shows nowhere.
-    groups: FxHashMap<u32, u64>,
+    /// Predictions given out, by the buffer's number of a group.
+    groups: Vec<u64>,
     /// Where each resource and scope, by (slot, number), is in `encoded`.
     resources: FxHashMap<(u32, u32), Range<usize>>,
     scopes: FxHashMap<(u32, u32), Range<usize>>,
@@ -320,14 +320,14 @@ struct Writer<'o> {
 }
 
 impl<'o> Writer<'o> {
-    fn new(origin: Origin<'o>, otlp: bool) -> Self {
+    fn new(origin: Origin<'o>, otlp: bool, groups: usize) -> Self {
         Self {
             taken: Taken::default(),
             origin,
             exporter: Exporter::default(),
             tail: Vec::new(),
             emptied: Vec::new(),
-            groups: FxHashMap::default(),
+            groups: vec![0; groups],
             resources: FxHashMap::default(),
             scopes: FxHashMap::default(),
             encoded: Vec::new(),
@@ -358,7 +358,7 @@ impl<'o> Writer<'o> {
     fn put_prediction(&mut self, row: &[u8], group: u32) {
         self.taken.prediction_rows.extend_from_slice(row);
         self.taken.prediction_rows.extend_from_slice(&self.tail);
-        *self.groups.entry(group).or_default() += 1;
+        self.groups[group as usize] += 1;
     }
 
     fn put_span(&mut self, pinned: &Pinned, link: Link, id: &TraceId, threshold: u64) {
@@ -418,12 +418,13 @@ impl<'o> Writer<'o> {
         for slot in self.emptied {
             buffer.unpin(slot);
         }
-        for (number, count) in self.groups {
+        for (number, count) in (0u32..).zip(self.groups).filter(|&(_, count)| count > 0) {
             let model = buffer.groups.entries[number as usize].0.model.to_string();
             *self.taken.predictions.entry(model).or_default() += count;
             buffer.groups.done(number, count);
         }
         buffer.spans -= self.taken.spans_kept + self.taken.spans_dropped;
+        buffer.shrink();
         self.taken
     }
 }

@@ -44,19 +44,12 @@ pub struct Ask {
 impl TraceBuffer {
     /// The traces to decide, oldest first; nothing is removed.
     pub fn due(&self, ask: Ask) -> Due {
-        let mut due = Columnar {
-            due: Due::default(),
-            services: HashMap::new(),
-            last_service: None,
-            groups: FxHashMap::default(),
-        };
-        if ask.rows {
-            due.due.rows = Some(Columns::default());
-        }
-        for at in self.select(ask) {
-            due.push(self, &self.traces[at as usize]);
-        }
-        due.due
+        let chosen = self.select(ask);
+        let mut columns = Columnar::new(self, chosen.len(), ask.rows);
+        chosen
+            .into_iter()
+            .for_each(|at| columns.push(self, &self.traces[at as usize]));
+        columns.due
     }
 
     /// By the time at which a trace is due, then by its id: whatever the order of arrival, the same traces come in the same order.
@@ -190,10 +183,37 @@ struct Columnar<'b> {
     due: Due,
     services: HashMap<&'b [u8], u32>,
     last_service: Option<(Link, u32)>,
-    groups: FxHashMap<u32, u32>,
+    /// By the buffer's number of a group.
+    groups: Vec<u32>,
 }
 
+const NO_CODE: u32 = u32::MAX;
+
 impl<'b> Columnar<'b> {
+    fn new(buffer: &TraceBuffer, traces: usize, rows: bool) -> Self {
+        let due = Due {
+            trace_id: Vec::with_capacity(16 * traces),
+            randomness: Vec::with_capacity(traces),
+            threshold: Vec::with_capacity(traces),
+            sampled: Vec::with_capacity(traces),
+            spans: Vec::with_capacity(traces),
+            bytes: Vec::with_capacity(traces),
+            start_ns: Vec::with_capacity(traces),
+            end_ns: Vec::with_capacity(traces),
+            error: Vec::with_capacity(traces),
+            predictions: Vec::with_capacity(traces),
+            service: Vec::with_capacity(traces),
+            rows: rows.then(Columns::default),
+            ..Due::default()
+        };
+        Self {
+            due,
+            services: HashMap::new(),
+            last_service: None,
+            groups: vec![NO_CODE; buffer.groups.entries.len()],
+        }
+    }
+
     fn push(&mut self, buffer: &'b TraceBuffer, trace: &Trace) {
         let service = self.service(buffer, trace.lead);
         let due = &mut self.due;
@@ -225,13 +245,14 @@ impl<'b> Columnar<'b> {
     fn prediction(&mut self, buffer: &TraceBuffer, trace: u32, pinned: &Pinned, prediction: usize) {
         let due = &mut self.due;
         let record = &pinned.predictions[prediction];
-        let group = *self.groups.entry(record.group).or_insert_with(|| {
+        let group = &mut self.groups[record.group as usize];
+        if *group == NO_CODE {
+            *group = due.groups.len() as u32;
             due.groups
                 .push(buffer.groups.entries[record.group as usize].0.clone());
-            due.groups.len() as u32 - 1
-        });
+        }
         due.p_trace.push(trace);
-        due.p_group.push(group);
+        due.p_group.push(*group);
         due.p_duration_ns.push(record.duration_ns);
         if let Some(rows) = &mut due.rows {
             rows.push(pinned.row(prediction));

@@ -229,6 +229,14 @@ impl TraceBuffer {
         self.pins[slot as usize] = Some(pinned);
     }
 
+    /// Gives the memory of a burst back once nothing waits.
+    fn shrink(&mut self) {
+        if self.spans == 0 && self.traces.len() > 1 << 16 {
+            (self.traces, self.free_traces) = (Vec::new(), Vec::new());
+            (self.pins, self.free_pins) = (Vec::new(), Vec::new());
+        }
+    }
+
     fn find(&self, tag: Tag, id: &TraceId) -> Option<Place> {
         self.index.find(tag, |place| match place {
             Place::Waiting(at) => self.traces[at as usize].id == *id,
