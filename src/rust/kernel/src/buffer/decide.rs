@@ -93,24 +93,27 @@ impl TraceBuffer {
     pub fn decide(&mut self, decisions: &Decisions<'_>, origin: Origin<'_>, otlp: bool) -> Taken {
         let mut writer = Writer::new(origin, otlp, self.groups.entries.len());
         let mut verdicts = Shared::new(decisions);
-        for at in 0..decisions.trace_ids.len() {
-            let id = &decisions.trace_ids[at];
-            let tag = self.index.tag(id);
-            let found = self.index.find(
-                tag,
-                |place| matches!(place, Place::Waiting(at) if self.traces[at as usize].id == *id),
-            );
-            let Some(Place::Waiting(trace)) = found else {
+        // all looks into the index first: they do not depend on each other, so their cache misses overlap
+        let found: Vec<_> = decisions
+            .trace_ids
+            .iter()
+            .map(|id| self.find(self.index.tag(id), id))
+            .collect();
+        for (at, place) in found.into_iter().enumerate() {
+            let Some(Place::Waiting(trace)) = place else {
                 continue;
             };
+            let (id, mut link) = (&decisions.trace_ids[at], self.traces[trace as usize].head);
+            if link == NOWHERE {
+                continue; // the id was given twice
+            }
             let decision = verdicts.decision(self, decisions, at);
             writer.begin(&decision);
-            let mut link = self.traces[trace as usize].head;
             while link != NOWHERE {
                 link = self.give_out(&mut writer, link, id, &decision);
             }
             self.close(trace);
-            self.keep_in_mind(*id, tag, Some(trace), decision);
+            self.keep_in_mind(*id, self.index.tag(id), Some(trace), decision);
         }
         for Late {
             link,
