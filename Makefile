@@ -63,7 +63,8 @@ check: setup lint types fuzz  ## exactly what CI runs: everything, and a missing
 	@cargo test --release --quiet
 	@LEADLINE_REQUIRE_PARTS=1 $(PY) -m pytest -q $(ARGS)
 
-fuzz: setup
+fuzz:  ## feed spoilt bytes to the kernel; LEADLINE_FUZZ_SECONDS=600 LEADLINE_FUZZ_SEED=7 for more than 10 s
+	@LEADLINE_FUZZ_SECONDS=$${LEADLINE_FUZZ_SECONDS:-10} cargo test --release --quiet -p leadline-kernel --test fuzz -- --nocapture
 
 bench: setup  ## speed and accuracy of each stage, as ratios within the same run
 	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
