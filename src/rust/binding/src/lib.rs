@@ -10,5 +10,7 @@ mod sketches;
 fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     decode::register(module)?;
     sketches::register(module)?;
-    buffer::register(module)
+    buffer::register(module)?;
+    // the .pyi says what is public
+    module.delattr("__all__")
 }
