@@ -163,8 +163,8 @@ def test_a_shift_makes_a_ticket_that_says_what_moved() -> None:
     assert judgement.value is not None
     assert judgement.threshold is not None
     assert judgement.value > judgement.threshold
-    assert "features/amount of fraud drifted: PSI" in judgement.summary
-    assert "Not calibrated: the reference has no history by time." in judgement.summary
+    assert judgement.summary.startswith(f"PSI {judgement.value:.3g}, limit {judgement.threshold:.3g}; most of it in ")
+    assert judgement.summary.endswith(". Not calibrated: the reference has no history by time.")
     assert judgement.evidence["calibration"] == "uncalibrated"
     assert judgement.evidence["alpha"] == pytest.approx(1 / (90 * 24) / 6)
     assert judgement.evidence["moved"][0]["bin"].startswith(("[", ">"))
@@ -188,7 +188,7 @@ def test_significant_is_not_enough_and_large_is_not_enough() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"current_n_eff": 99.0}, "insufficient data, 99 predictions in the window, 100 needed"),
+        ({"current_n_eff": 99.0}, "insufficient data: 99 predictions in the window, 100 needed"),
         ({"current_n_eff": float("nan")}, "insufficient data"),
         ({"reference_n_eff": 20.0}, "20 predictions in the reference"),
         ({"current": (1.0, 2.0)}, "other bins"),

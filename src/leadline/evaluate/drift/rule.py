@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -46,14 +45,11 @@ def psi(rule: DriftRule, reading: DriftReading, *, family: int, memories: Mappin
     Cost: 0.1 ms with large counts, 10 ms where the null is simulated, and 2 µs a window of history.
     """
     del memories
-    shown = f"{reading.series} of {reading.model}"
     if len(reading.current) != len(reading.reference) or not sum(reading.reference):
-        return _unknown(f"{shown}: the window was counted over other bins than the baseline's", reading)
+        return _unknown("the window was counted over other bins than the baseline's", reading)
     for name, n_eff in (("reference", reading.reference_n_eff), ("window", reading.current_n_eff)):
         if not n_eff >= rule.min_predictions or (name == "window" and not sum(reading.current)):
-            return _unknown(
-                f"{shown}: insufficient data, {n_eff:.0f} predictions in the {name}, {rule.min_predictions:.0f} needed", reading
-            )
+            return _unknown(f"insufficient data: {n_eff:.0f} predictions in the {name}, {rule.min_predictions:.0f} needed", reading)
 
     current = effective(reading.current, reading.current_n_eff)
     reference = effective(reading.reference, reading.reference_n_eff)
@@ -78,13 +74,9 @@ def psi(rule: DriftRule, reading: DriftReading, *, family: int, memories: Mappin
     threshold = max(limits.values())
     tripped = statistic >= threshold
     moved = _moved(reading, found, current)
-    start, end = (datetime.fromtimestamp(time / 1e9, UTC) for time in (reading.window_start_ns, reading.window_end_ns))
     most = f"; most of it in {moved[0]['bin']}: {moved[0]['reference']:.1%} → {moved[0]['current']:.1%}" if moved else ""
-    summary = (
-        f"{shown} {'drifted' if tripped else 'is as in the baseline'}: PSI {statistic:.3g} against {rule.baseline} from"
-        f" {start:%Y-%m-%d %H:%M:%S} to {end:%H:%M:%S} UTC, limit {threshold:.3g}{most}."
-        + (f" Not calibrated: {found.why}." if found.history is None else "")
-    )
+    note = f" Not calibrated: {found.why}." if found.history is None else ""
+    summary = f"PSI {statistic:.3g}, limit {threshold:.3g}{most}.{note}"
     evidence = {
         "measure": "psi",
         "verdict": "drift" if tripped else "no_drift",
