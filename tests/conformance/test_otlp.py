@@ -146,7 +146,7 @@ async def test_the_sdk_comes_back_after_overload(served: Receivers, client: str,
 @pytest.mark.parametrize("client", ["grpc", "http", "http gzip"])
 async def test_the_sdk_gives_up_on_what_is_too_large(client: str, caplog: pytest.LogCaptureFixture) -> None:
     """Item 3: over HTTP the exporter drops the batch at once. Over gRPC Python's retries RESOURCE_EXHAUSTED, RetryInfo or
-    not, until its timeout (10 s by default), and drops it then; exporters that keep to the specification do not."""
+    not, until its timeout (10 s by default), and drops it then; the specification says to drop it at once."""
     caplog.set_level(logging.CRITICAL)
     async with receiving(max_bytes="64KiB") as served:
         each = exporter(served, client, Signal.TRACES, timeout=2)

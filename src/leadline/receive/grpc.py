@@ -2,7 +2,7 @@
 
 Why the method is served as a stream of requests, though OTLP calls it with one: grpcio reads a unary request whole before
 our code runs, however large and however slowly it comes. Served as a stream, the call is ours from its headers on: it is
-counted against the budget before it is read, is ended if its message does not come, and costs the same CPU
+counted against the budget before it is read, and is ended if its message does not come, at no CPU that could be measured
 (docs/adr/0004-grpc-server.md). For the same reason grpcio is told not to decompress: we do, bounded by the budget.
 
 Refusals: INVALID_ARGUMENT does not decode · RESOURCE_EXHAUSTED without RetryInfo above the size limit, compressed (grpcio's

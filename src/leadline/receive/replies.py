@@ -1,7 +1,7 @@
 """What a client is told: a table from errors to gRPC and HTTP, and the bytes of the replies.
 
 A refusal is a `google.rpc.Status` in the request's own encoding; JSON where that is not known, because a person reads it.
-Retryable answers are 429 and 503 with Retry-After, and UNAVAILABLE with RetryInfo: every OTLP client retries those.
+Retryable answers are 429 and 503 with Retry-After, and UNAVAILABLE with RetryInfo: OTLP makes clients retry those.
 RESOURCE_EXHAUSTED without RetryInfo means "never": used for requests above the size limit only.
 """
 
