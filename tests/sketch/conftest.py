@@ -39,7 +39,12 @@ def _attribute(key: str, value: str | int | float | bytes | Sequence[str]) -> Ke
 
 
 def predictions(
-    columns: Mapping[str, NDArray[np.float64]], *, version: str = "1", minute: int = 0, weight: float | None = None
+    columns: Mapping[str, NDArray[np.float64]],
+    *,
+    version: str = "1",
+    minute: int = 0,
+    weight: float | None = None,
+    predicted: Sequence[str] | None = None,
 ) -> list[SpanBatch]:
     """Decoded requests with one prediction a row of `columns`, all answered in one minute after `START_S`."""
     at_ns = (START_S + 60 * minute + 1) * 1_000_000_000
@@ -54,6 +59,8 @@ def predictions(
         packed: dict[str, Any] = {"ml.batch.size": len(part), "ml.features.encoding": "f64le", "ml.features.packed": part.tobytes()}
         if weight is not None:
             packed["ml.sampling.weight"] = weight
+        if predicted is not None:
+            packed["ml.prediction.label"] = predicted
         span.attributes.extend(_attribute(key, value) for key, value in packed.items())
         batches.append(decode_traces(request.SerializeToString(), _DIALECT, at_ns))
     return batches

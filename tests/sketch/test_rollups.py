@@ -38,7 +38,9 @@ def _blocks() -> list[bytes]:
             )
         for version in ("1", "2"):
             columns = {"amount": rng.lognormal(size=700), "items": rng.poisson(3, 700).astype(np.float64)}
-            for batch in predictions(columns, version=version, minute=30 * block, weight=[None, 4.0][block % 2]):
+            for batch in predictions(
+                columns, version=version, minute=30 * block, weight=[None, 4.0][block % 2], predicted=["yes", "no", "no", "?"] * 175
+            ):
                 sketches.add(batch)
         blocks.append(sketches.drain("gw-1", block)[0])
     return blocks
@@ -53,11 +55,11 @@ def test_rollups_hold_the_sums_of_the_rows(table: str, rows_a_key: int, database
     assert database.rows(f"SELECT {KEY}, {SUMS} FROM {table} AS r {order}") == database.rows(
         f"SELECT {KEY}, {SUMS} FROM sketches AS r {order}"
     )
-    rolled = (
-        f"SELECT {KEY}, sumMap(atoms) AS atoms, sumForEachMerge(bins) AS bins, sumForEachMerge(bins_next) AS bins_next FROM {table} {order}"
-    )
-    raw = f"SELECT {KEY}, sumMap(mapKeys(atoms), mapValues(atoms)) AS atoms, sumForEach(bins) AS bins, sumForEach(bins_next) AS bins_next FROM sketches {order}"
+    rolled = f"SELECT {KEY}, sumMap(atoms) AS atoms, sumForEachMerge(bins) AS bins, sumForEachMerge(bins_next) AS bins_next, sumMap(categories) AS categories FROM {table} {order}"
+    raw = f"SELECT {KEY}, sumMap(mapKeys(atoms), mapValues(atoms)) AS atoms, sumForEach(bins) AS bins, sumForEach(bins_next) AS bins_next, sumMap(categories) AS categories FROM sketches {order}"
     assert database.rows(rolled) == database.rows(raw)
+    [row] = database.rows(f"SELECT sumMap(categories) AS texts FROM {table} WHERE series = 'predicted' AND version = '1'")
+    assert row["texts"] == {"?": 3 * 175 * 5, "no": 3 * 350 * 5, "yes": 3 * 175 * 5}
     quantiles = "SELECT version, quantilesTDigestMerge(0.1, 0.5, 0.9)(digest) AS q FROM {} WHERE series = 'features/amount' GROUP BY version ORDER BY version"
     for one, other in zip(database.rows(quantiles.format(table)), database.rows(quantiles.format("sketches")), strict=True):
         assert one["q"] == pytest.approx(other["q"], rel=0.02)
@@ -91,7 +93,7 @@ def test_columns_are_those_of_the_table(database: Database) -> None:
 
 
 def test_the_view_takes_only_windows_asked_for(database: Database) -> None:
-    """`since` is part of the time, `until` is not; a series without numbers has an empty curve."""
+    """`since` is part of the time, `until` is not; a series without numbers has no row; over more than two days the roll-up by the hour is read."""
     sketches = Sketches()
     for minute in range(3):
         for batch in predictions({"x": np.array([1.0, np.nan]) + minute}, minute=minute, weight=2.0):
@@ -102,3 +104,10 @@ def test_the_view_takes_only_windows_asked_for(database: Database) -> None:
     rows = database.rows(f"SELECT {columns} FROM series_distribution({between}) WHERE series = 'features/x'")
     assert rows == [{"observed": 2, "estimated": 4, "odd": 1, "n": 2, "xs": [2], "cdf": [1], "cdf_left": [0], "p50": 2}]
     assert database.rows(f"SELECT series FROM series_distribution({between}) WHERE series = ''") == []
+    days = f"since = '{START_S - 86_400}', until = '{START_S + 2 * 86_400}'"
+    rows = database.rows(f"SELECT {columns} FROM series_distribution({days}) WHERE series = 'features/x'")
+    thirds = [pytest.approx(share) for share in (0, 1 / 3, 2 / 3, 1)]
+    curve = {"xs": [1, 2, 3], "cdf": thirds[1:], "cdf_left": thirds[:3], "p50": 2}
+    assert rows == [{"observed": 6, "estimated": 12, "odd": 3, "n": 6, **curve}]
+    database.rows("TRUNCATE TABLE sketches")
+    assert database.rows(f"SELECT {columns} FROM series_distribution({days}) WHERE series = 'features/x'") == rows
