@@ -123,7 +123,7 @@ class Sketches:
 
     Bounded: past `max_groups` groups, `max_series` series a group, `max_categories` texts a series or `max_cells`
     (group, series, window) at once, values go to the group, series or category ``"(other)"`` and are counted in `overflow`.
-    A cell takes about 0.5 KiB, at most 30 KiB when busy (6 KiB each where they are many).
+    A cell takes about 0.5 KiB, when busy 20 KiB, at most 45 KiB; where they are many, a new one takes less.
 
     What is drained is a function of the batches added since the last drain, in their order, and of the references.
 
