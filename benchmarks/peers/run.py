@@ -155,10 +155,10 @@ def main() -> None:
         rate = arguments.rate if load == "equal" else 0.0
         results: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.only.split(",")}
         for run in range(arguments.runs):
-            for name in results:
-                results[name].append(one_run(name, rate, arguments.seconds, arguments.warm, collector, seed=1000 * run))
+            for name, runs in results.items():
+                runs.append(one_run(name, rate, arguments.seconds, arguments.warm, collector, seed=1000 * run))
                 print(
-                    f"  run {run + 1}/{arguments.runs} {load} {name}: {results[name][-1]['cpu_us']:.2f} µs a span, {results[name][-1]['mb']:.0f} MB",
+                    f"  run {run + 1}/{arguments.runs} {load} {name}: {runs[-1]['cpu_us']:.2f} µs a span, {runs[-1]['mb']:.0f} MB",
                     flush=True,
                 )
         _report(load, rate, results)

@@ -145,7 +145,7 @@ class SampleConfig(Config):
     decision_wait: Seconds = Field(5.0, description="a trace is decided this long after its first span")
     decision_wait_after_root: Seconds = Field(0.0, description="or this long after its root span; 0: off")
     budget: BudgetConfig = BudgetConfig()
-    keep: list[Keep] = Field(default_factory=lambda: ["error", "slow"], description="policies; each raises a trace's probability")
+    keep: list[Keep] = Field(default=["error", "slow"], description="policies; each raises a trace's probability")
     max_bytes: Size = Field(2**30, description="bytes of undecided traces; past it the oldest are decided early")
     max_traces: int = Field(1_000_000, ge=1)
     remember_kept: int = Field(100_000, ge=0, description="decisions remembered for late spans")

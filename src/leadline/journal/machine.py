@@ -11,6 +11,7 @@ import struct
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from leadline.errors import InvalidRequest
 from leadline.journal.frames import REQUESTS, Frame, Kind
@@ -42,7 +43,7 @@ class Machine:
         The one of `parts` that decides.
     """
 
-    def __init__(self, state: State, decoders: Mapping[Signal, Decoder], parts: Sequence[Part], sampling: Sampling) -> None:
+    def __init__(self, state: State, decoders: Mapping[Signal, Decoder], parts: Sequence[Part], sampling: Sampling[Any]) -> None:
         self._state, self._decoders, self._parts, self._sampling = state, decoders, parts, sampling
         self._lock = threading.Lock()
         checkpoint = state.checkpoint()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Protocol, TypeVar
 
 from leadline.model.blocks import Block
 from leadline.model.findings import Finding
@@ -56,24 +53,24 @@ class Part(Protocol):
 class Decisions(Protocol):
     """A batch of decisions, as arrays over traces, and how it is written to the journal."""
 
-    trace_ids: NDArray[np.uint8]
-    plan_revision: int
-
     def to_bytes(self) -> bytes: ...
     def __len__(self) -> int: ...
 
 
-class Sampling(Part, Protocol):
+D = TypeVar("D", bound=Decisions)
+
+
+class Sampling(Part, Protocol[D]):
     """The part that decides."""
 
-    def due(self, now_ns: int, *, everything: bool = False) -> Decisions | None:
+    def due(self, now_ns: int, *, everything: bool = False) -> D | None:
         """Decides what is due; None if nothing is. Changes nothing but the plan."""
 
-    def decode(self, payload: bytes) -> Decisions: ...
-    def take(self, decisions: Decisions, segment: int) -> tuple[list[Block], dict[tuple[str, str], int]]:
+    def decode(self, payload: bytes) -> D: ...
+    def take(self, decisions: D, segment: int) -> tuple[list[Block], dict[tuple[str, str], int]]:
         """Carries decisions out: blocks of what is stored, and what was sampled out."""
 
-    def remember(self, decisions: Decisions) -> None:
+    def remember(self, decisions: D) -> None:
         """Decisions of an earlier run, for late spans."""
 
 
@@ -85,6 +82,9 @@ class Store(Protocol):
 
     async def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Rows as dicts; parameters are ClickHouse's `{name:Type}`. Raises `StoreError` or `PermanentError`."""
+
+    async def command(self, sql: str) -> None:
+        """A statement without rows, such as DDL."""
 
 
 class Reader(Protocol):

@@ -29,7 +29,8 @@ Bools = NDArray[np.bool_]
 class Policy(Protocol):
     """Says with which probability each trace is to be kept at least."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def probability(self, table: Table, plan: Plan) -> Floats:
         """Shape (n,), in [0, 1]; a function of the table's columns and the plan, never of their order."""

@@ -43,6 +43,9 @@ class OtlpOut:
     async def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         raise PermanentError("an OTLP endpoint cannot be queried")
 
+    async def command(self, sql: str) -> None:
+        raise PermanentError("an OTLP endpoint takes no statements")
+
     async def _send_http(self, data: bytes) -> None:
         import httpx
 
