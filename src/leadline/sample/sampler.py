@@ -20,6 +20,8 @@ Quantiles = Callable[[Sequence[float]], list[tuple[str, str, str, float, Any]]]
 """Quantiles of duration_ms by (model, version, role) over what has been measured lately, with the weight behind them."""
 
 _BATCH = 50_000
+_BATCH_SPANS = 500_000
+"""Traces and spans decided at once: a block must stay below the million rows that ClickHouse writes as one part."""
 _MIN_WEIGHT = 100.0
 """Observations below which a quantile of durations is not used: the 0.99 quantile of fewer is their maximum."""
 _SERVICES = 1_000
@@ -85,6 +87,10 @@ class Sampler:
     def due(self, now_ns: int, *, everything: bool = False) -> DecisionBatch | None:
         self._planner.refill(now_ns)
         table = self._buffer.due(now_ns, _BATCH, everything=everything, rows=self._rows)
+        spans = np.cumsum(table["spans"], dtype=np.int64)
+        if len(spans) and spans[-1] > _BATCH_SPANS:
+            fitting = max(1, int(np.searchsorted(spans, _BATCH_SPANS)))
+            table = self._buffer.due(now_ns, fitting, everything=everything, rows=self._rows)
         self._planner.solve(now_ns, self._slow_limits)
         if not len(table["spans"]) and not self._buffer.late:
             return None

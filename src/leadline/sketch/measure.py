@@ -56,12 +56,14 @@ class Measure:
     def control(self, rules: Mapping[str, Any]) -> None:
         self._count()
         self._slis.set_slis(rules.get("slis", []))
-        self._sketches.set_references(
-            [
-                (r["model"], r["series"], r["bins_id"], r.get("edges", []), r.get("atoms", []), r.get("categories", []))
-                for r in rules.get("references", [])
-            ]
-        )
+        references = [
+            (r["model"], r["series"], r["bins_id"], r.get("edges", []), r.get("atoms", []), r.get("categories", []))
+            for r in rules.get("references", [])
+        ]
+        try:
+            self._sketches.set_references(references)
+        except ValueError as error:
+            self._slis.refused["references"] = str(error)  # those in force stay
 
     def add(self, request: Request) -> None:
         if not isinstance(request.decoded, SpanBatch):

@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS otel_traces
 ENGINE = MergeTree
 PARTITION BY toDate(Timestamp)
 ORDER BY (ServiceName, SpanName, toDateTime(Timestamp))
-TTL toDateTime(Timestamp) + INTERVAL 15 DAY
+TTL toDateTime(least(Timestamp, toDateTime64('2100-01-01 00:00:00', 9))) + INTERVAL 15 DAY  -- a DateTime ends in 2106
 SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
 CREATE TABLE IF NOT EXISTS predictions
