@@ -50,13 +50,23 @@ class SpanBatch:
         """Spans accepted."""
     @property
     def rejected(self) -> dict[str, int]:
-        """Spans refused one by one (all-zero ids, …): reason -> count."""
+        """Spans refused one by one: reason -> count.
+
+        ``trace_id_invalid``, ``span_id_invalid`` (not 16 and 8 bytes, or all zero); ``batch_size_invalid`` (not an integer, or negative);
+        ``batch_too_large`` (above `max_rows_per_span`, or more rows than the span has bytes); ``expansion_too_large``.
+        """
     @property
     def predictions(self) -> dict[str, int]:
         """Predictions found: model -> count."""
     @property
     def notes(self) -> dict[str, int]:
-        """What was read but is doubtful: name -> count (``event_time_clamped``, ``tracestate_malformed``, …)."""
+        """What was read but is doubtful: name -> count.
+
+        Of times: ``event_time_clamped``, ``end_missing``, ``end_before_start`` (the duration is 0). ``tracestate_malformed``: its `ot` entry was not
+        believed. Of values, left out: ``field_type_unexpected``, ``feature_not_scalar``, ``feature_duplicate`` (given by several attributes;
+        the first counts), ``batch_length_mismatch``. Of whole vectors, left out: ``features_length_mismatch``, ``features_schema_unknown``,
+        ``features_encoding_unknown``, ``features_base64_malformed``, ``features_json_malformed``.
+        """
     def values(self) -> list[tuple[int, str, float | str | None]]:
         """(prediction, series, value) of all that is sketched; slow, to look at. None: announced, and missing."""
     def rows(self) -> list[bytes]:
@@ -71,7 +81,7 @@ def decode_traces(
     max_rows_per_span: int = 10_000,
     max_depth: int = 64,
 ) -> SpanBatch:
-    """Walks an ExportTraceServiceRequest (protobuf). Cost: about 0.4 µs a span; the GIL is released.
+    """Walks an ExportTraceServiceRequest (protobuf). Cost: about 0.25 µs a span (20 features each third); the GIL is released.
 
     Every message is checked to its leaves; unknown fields are passed over, groups refused. Texts need not be UTF-8.
 

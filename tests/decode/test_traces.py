@@ -118,6 +118,65 @@ SCHEMA = {
 ONE = {"features/amount": 1.5, "features/country": "DE", "features/age": 40.0}
 
 
+def test_gen_ai_names_old_and_new() -> None:
+    """vLLM's old names and the new ones are one series each; the answering model is the version, and the model for want of another."""
+    old = {
+        "gen_ai.response.model": "llm-2026",
+        "gen_ai.request.id": "r1",
+        "gen_ai.usage.prompt_tokens": 10,
+        "gen_ai.usage.completion_tokens": 20,
+    }
+    new = {"gen_ai.request.model": "llm", "gen_ai.response.id": "r2", "gen_ai.usage.input_tokens": 30, "gen_ai.usage.prompt_tokens": 10}
+    latency = {"gen_ai.request.model": "llm", "gen_ai.latency.time_to_first_token": 0.25, "error.type": "timeout"}
+    batch = decode_traces(request_of(old, new, latency), DIALECT, RECEIVE_NS)
+    assert [(row["model"], row["version"], row["prediction_id"][:2], row["error_type"]) for row in rows_of(batch)] == [
+        ("llm-2026", "llm-2026", "r1", ""),
+        ("llm", "", "r2", ""),
+        ("llm", "", "74", "timeout"),
+    ]
+    assert {(at, series, value) for at, series, value in batch.values() if series != "duration_ms"} == {
+        (0, "features/tokens_in", 10.0),
+        (0, "features/tokens_out", 20.0),
+        (1, "features/tokens_in", 30.0),
+        (2, "features/time_to_first_token_s", 0.25),
+    }
+
+
+def test_a_segment_takes_the_nearest_attribute_then_the_feature() -> None:
+    """`ml.segment.country`, then the span's `country`, then the resource's, then the feature."""
+    feature = {"ml.model.name": "m", "ml.features.country": "feature"}
+    batch = decode_traces(
+        request_of(feature, feature | {"country": "own"}, feature | {"country": "own", "ml.segment.country": "said"}), DIALECT, RECEIVE_NS
+    )
+    assert [row["segments"]["country"] for row in rows_of(batch)] == ["feature", "own", "said"]
+
+
+@pytest.mark.parametrize(
+    ("trace_state", "attributes", "weight"),
+    [
+        ("ot=th:8", {}, 2.0),
+        ("ot=th:8", {"ml.sampling.weight": 7.0}, 2.0),
+        ("ot=th:0", {}, 1.0),
+        ("ot=rv:0123456789abcd", {"ml.sampling.weight": 7}, 7.0),
+        ("ot=th:8X", {"ml.sampling.weight": 7.0}, 7.0),
+        ("", {"ml.sampling.weight": 0.0}, None),
+        ("", {}, None),
+    ],
+)
+def test_the_inbound_weight(trace_state: str, attributes: dict[str, Any], weight: float | None) -> None:
+    """The threshold's adjusted count, else what the span says, else unknown, which is not 1."""
+    batch = decode_traces(request_of({"ml.model.name": "m", **attributes}, trace_state=trace_state), DIALECT, RECEIVE_NS)
+    assert rows_of(batch)[0]["inbound_weight"] == weight
+
+
+def test_confidence_and_class_from_class_scores() -> None:
+    """The largest score is the confidence, and its name the prediction, where neither is given."""
+    scores = {"ml.model.name": "m", "ml.prediction.class_scores": [0.2, 0.7, 0.1], "ml.prediction.class_names": ["a", "b", "c"]}
+    given = {"ml.prediction.confidence": 0.5, "ml.prediction.label": "c"}
+    batch = decode_traces(request_of(scores, scores | given), DIALECT, RECEIVE_NS)
+    assert [(row["predicted"], row["confidence"]) for row in rows_of(batch)] == [("b", 0.7), ("c", 0.5)]
+
+
 @pytest.mark.parametrize(
     ("attributes", "scope"),
     [

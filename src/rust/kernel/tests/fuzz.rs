@@ -410,7 +410,12 @@ fn fuzz() {
     );
     let started = Instant::now();
     let (mut runs, mut decoded) = (0u64, 0u64);
-    while seconds.map_or(runs < 100_000, |limit| started.elapsed() < limit) {
+    let enough = if cfg!(debug_assertions) {
+        10_000
+    } else {
+        100_000
+    };
+    while seconds.map_or(runs < enough, |limit| started.elapsed() < limit) {
         let name = format!("seed-{seed}-run-{runs}");
         let mut data = random.pick(&traces).1.clone();
         for _ in 0..=random.below(4) {

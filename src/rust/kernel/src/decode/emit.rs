@@ -214,18 +214,18 @@ impl<'a> Emitter<'a> {
         self.append(series, prediction, value);
     }
 
-    /// Appends a feature's value, unless the span gave it before by another attribute.
+    /// Appends a feature's value, unless the span gave it before by another attribute: then false.
     #[inline]
-    pub fn put(&mut self, series: u32, place: Place, value: Value<'_>) {
+    pub fn put(&mut self, series: u32, place: Place, value: Value<'_>) -> bool {
         if !value.is_scalar() {
             self.notes.add(Note::FeatureNotScalar);
-            return;
+            return true;
         }
         let tick = self.tick + 1 + place.row;
         let state = &mut self.state[series as usize];
         if state.tick > self.tick && (state.source != place.source || state.tick == tick) {
             self.notes.add(Note::FeatureDuplicate);
-            return;
+            return false;
         }
         (state.tick, state.source) = (tick, place.source);
         let segment = state.segment;
@@ -235,6 +235,7 @@ impl<'a> Emitter<'a> {
             self.segment_values
                 [place.row as usize * self.dialect.segments.len() + segment as usize] = text;
         }
+        true
     }
 
     #[inline]

@@ -8,7 +8,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::Decoder;
 use super::dialect::*;
-use super::emit::Place;
+use super::emit::{MAX_NAME, Place};
 use super::intern::START;
 use super::json_features::JsonForm;
 use super::notes::Note;
@@ -35,8 +35,9 @@ pub(super) enum Kind {
 /// What `names`, `dtypes` and `roles` say, resolved; kept from span to span while they stay the same.
 #[derive(Default)]
 pub struct Schema<'a> {
-    /// `None` where the schema is not known.
-    pub(super) from: Option<[Value<'a>; 3]>,
+    from: Option<[Value<'a>; 3]>,
+    /// `from` does not contradict itself.
+    is_whole: bool,
     pub(super) columns: Vec<(u32, Kind)>,
     numbers: usize,
     texts: usize,
@@ -147,15 +148,15 @@ impl<'a> Decoder<'a> {
             .get(FEATURES_PACKED)
             .or(self.slots.get(FEATURES_PACKED_B64));
         let categorical = self.slots.get(FEATURES_CATEGORICAL);
+        let mut schema = std::mem::take(&mut self.schema);
+        let mut known = Err(Note::FeaturesSchemaUnknown);
         if values.is_some() || packed.is_some() || categorical.is_some() {
-            let mut schema = std::mem::take(&mut self.schema);
-            let known = self.resolve(&mut schema);
-            if let Some(values) = values {
-                known
-                    .and_then(|()| self.values(&schema, values, rows))
-                    .unwrap_or_else(|note| self.out.notes.add(note));
-            }
-            self.schema = schema;
+            known = self.resolve(&mut schema);
+        }
+        if let Some(values) = values {
+            known
+                .and_then(|()| self.values(&schema, values, rows))
+                .unwrap_or_else(|note| self.out.notes.add(note));
         }
         match json {
             Some(Value::Text(text)) => self.json(
@@ -171,11 +172,10 @@ impl<'a> Decoder<'a> {
             Some(_) => self.out.notes.add(Note::FieldTypeUnexpected),
         }
         if packed.is_some() || (categorical.is_some() && values.is_none()) {
-            let schema = std::mem::take(&mut self.schema);
-            let done = self.packed(&schema, rows, batch);
-            self.schema = schema;
-            done.unwrap_or_else(|note| self.out.notes.add(note));
+            self.packed(known.map(|()| &schema), rows, batch)
+                .unwrap_or_else(|note| self.out.notes.add(note));
         }
+        self.schema = schema;
     }
 
     /// Appends the values of one attribute: one for all rows, or an array with one for each.
@@ -194,7 +194,8 @@ impl<'a> Decoder<'a> {
             source,
         };
         if !batch {
-            return self.out.put(series, place(0), value);
+            self.out.put(series, place(0), value);
+            return;
         }
         if matches!(value, Value::Array(_)) {
             if value.items().count() != rows {
@@ -204,13 +205,15 @@ impl<'a> Decoder<'a> {
                 self.out.put(series, place(row), item);
             }
         } else if value.is_scalar() {
-            // one value for all rows is the only thing that grows faster than its bytes
+            // one value for all rows is what grows faster than its bytes
             if !self.has_room(rows) {
                 self.out.overflowed = true;
-                return;
-            }
-            for row in 0..rows {
-                self.out.put(series, place(row), value);
+            } else if self.out.put(series, place(0), value) {
+                for row in 1..rows {
+                    self.out.put(series, place(row), value);
+                }
+            } else {
+                self.out.notes.add_many(Note::FeatureDuplicate, rows - 1);
             }
         } else {
             self.out.notes.add(Note::FeatureNotScalar);
@@ -234,31 +237,43 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Brings `schema` up to date with the span's names, dtypes and roles.
+    /// Brings `schema` up to date with the span's names, dtypes and roles; the same ones again cost a comparison.
     fn resolve(&mut self, schema: &mut Schema<'a>) -> Result<(), Note> {
-        let [names, dtypes, roles] = [FEATURES_NAMES, FEATURES_DTYPES, FEATURES_ROLES]
+        let from = [FEATURES_NAMES, FEATURES_DTYPES, FEATURES_ROLES]
             .map(|slot| self.slots.get(slot).unwrap_or(Value::Empty));
-        if !matches!(names, Value::Array(_))
-            || self
-                .slots
-                .contradicts_base(FEATURES_SCHEMA_ID, FEATURES_NAMES)
+        if self
+            .slots
+            .contradicts_base(FEATURES_SCHEMA_ID, FEATURES_NAMES)
         {
-            schema.from = None;
             return Err(Note::FeaturesSchemaUnknown);
         }
-        if schema.from == Some([names, dtypes, roles]) {
-            return Ok(());
+        let same = |(old, new): (&Value<'a>, &Value<'a>)| old.is_same(new);
+        if !schema
+            .from
+            .is_some_and(|old| old.iter().zip(&from).all(same))
+        {
+            schema.from = Some(from);
+            schema.is_whole = self.read_schema(schema, from);
         }
-        *schema = Schema {
-            columns: std::mem::take(&mut schema.columns),
-            ..Schema::default()
-        };
+        if schema.is_whole {
+            Ok(())
+        } else {
+            Err(Note::FeaturesSchemaUnknown)
+        }
+    }
+
+    /// Whether there are names, all of them texts or numbers, and as many dtypes and roles where there are those.
+    fn read_schema(
+        &mut self,
+        schema: &mut Schema<'a>,
+        [names, dtypes, roles]: [Value<'a>; 3],
+    ) -> bool {
         schema.columns.clear();
         let (mut kinds, mut uses, mut previous) = (dtypes.items(), roles.items(), START);
         for name in names.items() {
             self.scratch.clear();
-            if !name.put_text(&mut self.scratch, usize::MAX) {
-                return Err(Note::FeaturesSchemaUnknown);
+            if !name.put_text(&mut self.scratch, MAX_NAME) {
+                return false;
             }
             previous = self.out.own_name(previous, &self.scratch);
             let dtype = kinds.next().unwrap_or(Value::Empty);
@@ -285,20 +300,16 @@ impl<'a> Decoder<'a> {
             ));
         }
         let count = schema.columns.len();
-        let lengths_agree = [dtypes, roles]
-            .iter()
-            .all(|list| matches!(list, Value::Empty) || list.items().count() == count);
-        if count == 0 || !lengths_agree {
-            return Err(Note::FeaturesSchemaUnknown);
-        }
         schema.texts = schema
             .columns
             .iter()
             .filter(|(_, kind)| *kind == Kind::Text)
             .count();
         schema.numbers = count - schema.texts;
-        schema.from = Some([names, dtypes, roles]);
-        Ok(())
+        count > 0
+            && [dtypes, roles]
+                .iter()
+                .all(|list| matches!(list, Value::Empty) || list.items().count() == count)
     }
 
     fn values(&mut self, schema: &Schema<'a>, values: Value<'a>, rows: usize) -> Result<(), Note> {
@@ -322,7 +333,12 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    fn packed(&mut self, schema: &Schema<'a>, rows: usize, batch: bool) -> Result<(), Note> {
+    fn packed(
+        &mut self,
+        schema: Result<&Schema<'a>, Note>,
+        rows: usize,
+        batch: bool,
+    ) -> Result<(), Note> {
         let encoding = match self.slots.get(FEATURES_ENCODING) {
             None | Some(Value::Empty | Value::Text(b"")) => Some(Encoding::F32),
             Some(value) if is_any_of(value, &["f32le"]) => Some(Encoding::F32),
@@ -358,9 +374,7 @@ impl<'a> Decoder<'a> {
             );
             return Ok(());
         };
-        if schema.from.is_none() {
-            return Err(Note::FeaturesSchemaUnknown);
-        }
+        let schema = schema?;
         let count = schema.columns.len();
         let row_size = if schema.numbers == 0 {
             0

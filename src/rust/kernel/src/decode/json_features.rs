@@ -87,7 +87,12 @@ impl Cells {
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn json(&mut self, text: &[u8], form: JsonForm, schema: Option<&Schema<'a>>) {
+    pub(super) fn json(
+        &mut self,
+        text: &[u8],
+        form: JsonForm,
+        schema: Option<Result<&Schema<'a>, Note>>,
+    ) {
         self.cells.clear();
         if let Err(note) = self.read_json(text, form, schema) {
             return self.out.notes.add(note);
@@ -123,7 +128,7 @@ impl<'a> Decoder<'a> {
         &mut self,
         text: &[u8],
         form: JsonForm,
-        schema: Option<&Schema<'a>>,
+        schema: Option<Result<&Schema<'a>, Note>>,
     ) -> Result<(), Note> {
         let mut scanner = Scanner::new(text);
         match (scanner.value()?, schema) {
@@ -142,9 +147,7 @@ impl<'a> Decoder<'a> {
                 }
             }
             (Token::Array, Some(schema)) => {
-                if schema.from.is_none() {
-                    return Err(Note::FeaturesSchemaUnknown);
-                }
+                let schema = schema?;
                 let (count, mut index) = (schema.columns.len(), 0);
                 while scanner.element(index == 0)? {
                     if index == form.rows * count {

@@ -169,6 +169,19 @@ impl<'a> Slots<'a> {
         }
     }
 
+    /// Fills a slot for all spans to come; `from` is where the slots of this level begin. Each slot is there once a level,
+    /// however often an attribute is repeated.
+    fn fill_base(&mut self, from: usize, slot: u16, new: Slot<'a>) {
+        match self.base[from..]
+            .iter_mut()
+            .find(|(index, _)| *index == slot)
+        {
+            Some((_, old)) if new.rank < old.rank => *old = new,
+            Some(_) => {}
+            None => self.base.push((slot, new)),
+        }
+    }
+
     #[inline]
     fn fill(&mut self, slot: u16, new: Slot<'a>) {
         let old = &mut self.slots[slot as usize];
@@ -195,7 +208,7 @@ impl<'a> Slots<'a> {
     /// The span says another value of `slot` than the scope or resource, from which it has `of`.
     fn contradicts_base(&self, slot: usize, of: usize) -> bool {
         let here = self.slots[slot];
-        let base = self.base.iter().find(|(index, _)| *index as usize == slot);
+        let base = self.base.iter().rfind(|(index, _)| *index as usize == slot);
         self.slots[of].base
             && here.rank != u16::MAX
             && base.is_some_and(|(_, base)| base.value != here.value)
@@ -381,10 +394,15 @@ impl<'a> Decoder<'a> {
                 service = self.range_of(name);
             }
             if let Meaning::Targets(first, end) = self.dialect.meaning(level, key) {
-                let targets = self.dialect.targets(first, end).iter();
-                self.slots
-                    .base
-                    .extend(targets.map(|&target| (target.slot, ranked(target, value, true))));
+                let from = if level == Level::Scope {
+                    self.slots.base_of_resource
+                } else {
+                    0
+                };
+                for &target in self.dialect.targets(first, end) {
+                    self.slots
+                        .fill_base(from, target.slot, ranked(target, value, true));
+                }
             }
         }
         Ok(service)

@@ -43,6 +43,10 @@ impl Notes {
         self.0[note as usize] += 1;
     }
 
+    pub fn add_many(&mut self, note: Note, count: usize) {
+        self.0[note as usize] += count as u32;
+    }
+
     /// Those that occurred.
     pub fn counts(&self) -> Vec<(&'static str, u64)> {
         let counts = NAMES.iter().zip(self.0).filter(|(_, count)| *count > 0);

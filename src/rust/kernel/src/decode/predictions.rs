@@ -226,7 +226,14 @@ impl<'a> Decoder<'a> {
     }
 
     fn group(&mut self) -> u32 {
-        let key = [MODEL, VERSION, ROLE].map(|slot| self.slots.text(slot).unwrap_or(Value::Empty));
+        // cut before they are compared: a scope may name a model of megabytes for each of its spans
+        let key =
+            [(MODEL, MAX_MODEL), (VERSION, MAX_VERSION), (ROLE, MAX_ROLE)].map(|(slot, max)| {
+                match self.slots.text(slot) {
+                    Some(Value::Text(text)) => Value::Text(value::clip(text, max)),
+                    other => other.unwrap_or(Value::Empty),
+                }
+            });
         if let Some((_, group)) = self.group_index.last.filter(|(last, _)| *last == key) {
             return group;
         }

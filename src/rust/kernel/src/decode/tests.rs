@@ -302,3 +302,81 @@ fn event_times_stay_within_their_bounds() {
         assert_eq!(clamped, end != 0 && event_ns as u64 != end, "{end}");
     }
 }
+
+/// Each of these would take minutes or hours if its cost were a product of two lengths; it is a sum.
+#[test]
+fn hostile_shapes_stay_linear() {
+    let spans = |fields: &[Vec<u8>]| {
+        (0..100_000)
+            .flat_map(|_| span(1, fields))
+            .collect::<Vec<_>>()
+    };
+    let request = |resource: Vec<u8>, scope: Vec<u8>, spans: Vec<u8>| {
+        field(
+            0x0a,
+            &[
+                field(0x0a, &resource),
+                field(0x12, &[field(0x0a, &scope), spans].concat()),
+            ]
+            .concat(),
+        )
+    };
+    // an attribute of the resource repeated, for many spans
+    let resource = text_attribute(0x0a, "model", "m").repeat(100_000);
+    assert_eq!(
+        decode(&request(resource, vec![], spans(&[])))
+            .predictions
+            .len(),
+        100_000
+    );
+    // a model's name of megabytes, for many spans
+    let scope = text_attribute(0x1a, "model", &"m".repeat(8 << 20));
+    let batch = decode(&request(vec![], scope, spans(&[])));
+    assert_eq!(
+        (batch.predictions.len(), batch.groups[0].model.len()),
+        (100_000, 256)
+    );
+    // names that are not whole, for many spans that need them
+    let dialect = Dialect::new([
+        ("scope", "model", "model"),
+        ("scope", "names", "features_names"),
+        ("span", "values", "features_values"),
+        ("span", "size", "batch_size"),
+        ("span", "f.*", "feature"),
+    ])
+    .unwrap();
+    let decode = |data: Vec<u8>| {
+        decode_traces(Arc::new(data), &dialect, RECEIVE_NS, &Limits::default()).unwrap()
+    };
+    let names = [
+        field(0x0a, &field(0x0a, b"a")).repeat(500_000),
+        field(0x0a, &[]),
+    ]
+    .concat();
+    let array = |tag: u8, key: &str, items: &[u8]| {
+        field(
+            tag,
+            &[
+                field(0x0a, key.as_bytes()),
+                field(0x12, &field(0x2a, items)),
+            ]
+            .concat(),
+        )
+    };
+    let scope = [
+        text_attribute(0x1a, "model", "m"),
+        array(0x1a, "names", &names),
+    ]
+    .concat();
+    let batch = decode(request(vec![], scope, spans(&[array(0x4a, "values", &[])])));
+    assert_eq!(batch.notes, [("features_schema_unknown", 100_000)]);
+    // one feature repeated, for many rows
+    let repeated = int_attribute(0x4a, "f.a", 1).repeat(100_000);
+    let row = span(1, &[int_attribute(0x4a, "size", 10_000), repeated]);
+    let batch = decode(request(vec![], text_attribute(0x1a, "model", "m"), row));
+    assert_eq!(
+        (batch.predictions.len(), batch.numeric.len()),
+        (10_000, 20_000)
+    );
+    assert_eq!(batch.notes, [("feature_duplicate", 99_999 * 10_000)]);
+}
