@@ -9,7 +9,9 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -45,10 +47,12 @@ class Supervisor:
     settings : Settings
     arguments : sequence of str
         The `--config`, `--data` and `--set` options to start every process with.
+    output : Path or None
+        A file for what the processes say; the terminal if not given.
     """
 
-    def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, arguments: Sequence[str], output: Path | None = None) -> None:
+        self._settings, self._output = settings, output
         names = ["collect", "evaluate"]
         if settings.store.clickhouse == "embedded":
             names.insert(0, "engine")
@@ -89,9 +93,7 @@ class Supervisor:
         quick = 0
         while not self._stopping:
             started = time.monotonic()
-            child.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "leadline.look.cli", child.name, *child.arguments, env={**os.environ, "LEADLINE_SUPERVISED": "1"}
-            )
+            child.process = await self._spawn(child)
             status = await child.process.wait()
             if self._stopping:
                 return
@@ -104,6 +106,20 @@ class Supervisor:
             how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             _log.error("%s ended with %s; started again in %.1f s (restart %d)", child.name, how, pause, child.restarts)
             await asyncio.sleep(pause)
+
+    async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
+        with ExitStack() as stack:
+            output = stack.enter_context(self._output.open("ab")) if self._output else None
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "leadline.look.cli",
+                child.name,
+                *child.arguments,
+                env={**os.environ, "LEADLINE_SUPERVISED": "1"},
+                stdout=output,
+                stderr=output,
+            )
 
     async def _stop(self, child: Child, budget_s: float) -> None:
         if child.process is not None and child.process.returncode is None:

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from leadline.errors import ConfigError, LeadlineError
-from leadline.look.cli import baseline, collect, engine, evaluate, schema, status, up
+from leadline.look.cli import baseline, collect, demo, engine, evaluate, schema, status, up
 
 app = typer.Typer(
     name="leadline",
@@ -22,6 +22,7 @@ app.command("collect")(collect.command)
 app.command("engine")(engine.command)
 app.command("evaluate")(evaluate.command)
 app.command("status")(status.command)
+app.command("demo")(demo.command)
 app.add_typer(schema.app, name="schema")
 app.add_typer(baseline.app, name="baseline")
 
