@@ -8,11 +8,12 @@ import logging
 import tempfile
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leadline.errors import ConfigError, LeadlineError
+from leadline.errors import ConfigError, LeadlineError, RetryableError
 from leadline.look.cli.options import Overrides
 from leadline.settings import Settings
 
@@ -63,8 +64,16 @@ async def create_baseline(settings: Settings, name: str, model: str, file: Path)
     from leadline.store.client import open_store
 
     store = open_store(settings)
-    for block in from_file(file, name=name, model=model, categorical=["sex"]).blocks():
-        await store.insert(block)
+    until = monotonic() + 30
+    for block in from_file(file, name=name, model=model, categorical=["sex"]).blocks(time_ns()):
+        while True:
+            try:
+                await store.insert(block)
+                break
+            except RetryableError:  # the collector is still making the tables
+                if monotonic() > until:
+                    raise
+                await asyncio.sleep(0.2)
 
 
 def _present(module: str) -> bool:

@@ -144,4 +144,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from leadline.look.demo import service
+
+    service.main()  # not main(): errors shall bear this module's name, not __main__'s

@@ -36,7 +36,8 @@ from leadline.testing.webhook import Webhook
 
 LENGTH_S: Final = 180.0
 """The whole story fits in this; scenes share what is left."""
-WARM_UP_S: Final = 22.0
+WARM_UP_S: Final = 30.0
+EVENING_S: Final = 15.0
 BREAK: Final = Faults(error_share=0.35, slow_share=0.15, delay_ms=400)
 POLL_S: Final = 0.2
 
@@ -196,7 +197,7 @@ class Story:
         mark["unit repaired"] = time.time()
         self._say("The unit is converted again at the door.")
         traffic.in_mmol = False
-        await self._until(lambda: time.time() - mark["unit repaired"] >= 6, 10, "an evening of traffic")
+        await self._until(lambda: time.time() - mark["unit repaired"] >= EVENING_S, EVENING_S + 5, "an evening of traffic")
         mark["evening"] = time.time()
 
     async def _reckon(self, outcome: Outcome, webhook: Webhook) -> None:
@@ -280,7 +281,7 @@ class Story:
     def _alerts_table(self, outcome: Outcome) -> None:
         table = Table("at", "state", "severity", "about", "what it says", title="What the alerts said, and when", title_justify="left")
         for notice in outcome.notices:
-            about = notice.labels.get("version") or notice.labels.get("series") or ""
+            about = notice.labels.get("series") or notice.labels.get("version") or ""
             seconds = notice.at.timestamp() - outcome.started_at
             table.add_row(
                 f"{seconds:.0f} s", notice.status, notice.labels.get("severity", ""), about, notice.annotations.get("summary", "")
@@ -289,12 +290,15 @@ class Story:
 
     def _answer(self, answer: questions.Answer) -> None:
         self._console.print(f"\n[bold]{answer.question.asked}[/]")
-        self._console.print(Syntax(answer.question.sql.strip(), "sql", background_color="default", word_wrap=True))
-        table = Table(*answer.columns)
+        sql = answer.question.sql.strip()
+        self._console.print(Syntax(sql, "sql", background_color="default").highlight(sql), soft_wrap=True, end="")
+        table = Table()
+        for column in answer.columns:
+            table.add_column(column, overflow="fold")
         for row in answer.rows:
             table.add_row(*("" if value is None else str(value) for value in row))
         self._console.print(table)
-        self._console.print(f"[dim]{answer.question.note}[/]")
+        self._console.print(f"[dim]{answer.question.note}[/]", soft_wrap=True)
 
     def _next_steps(self) -> None:
         self._title("What to try next")
