@@ -41,7 +41,7 @@ class DecisionBatch:
     policies : tuple of str
     plan_revision : int
     plan : str
-        The plan as JSON where this batch is the first made under it, else empty.
+        The plan as JSON; empty where an earlier batch made under it has said it.
     """
 
     trace_ids: NDArray[np.uint8]
@@ -116,7 +116,6 @@ def decide(
         Whether probabilities are held at or above `P_MIN`, so that every weight is defined.
     """
     probability, raised, policy = wanted_probabilities(table, policies, plan)
-    before = plan.revision
     plan = fit(float(probability.sum()), float(raised.sum()), len(probability))
     probability = probability * plan.scale
     if budgeted:
@@ -139,5 +138,5 @@ def decide(
         policy,
         (*(candidate.name for candidate in policies), "budget"),
         plan.revision,
-        plan.to_json() if plan.revision != before or before == 0 else "",
+        plan.to_json(),
     )

@@ -16,6 +16,10 @@ from leadline.settings import SampleConfig
 P_MIN = 2.0**-14
 """The smallest probability a budgeted plan gives: below it one kept trace would stand for more than 16,384."""
 
+ORDINARY_SHARE = 0.2
+"""Of the budget, for traces that no policy raises, when policies alone would use it up: an incident must not leave the rest of the
+traffic without a sample to estimate it from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -100,13 +104,15 @@ class Planner:
         self._refilled_ns = now_ns
 
     def solve(self, now_ns: int, slow_limits: Callable[[], Mapping[tuple[str, str, str], float]]) -> None:
-        """A new base and new limits, each `plan_every`: the base is what the budget has left over, a trace."""
+        """A new base and new limits, each `plan_every`: the base is what the budget has left over, a trace (at least `ORDINARY_SHARE` of it)."""
         if self._solved_ns is not None and now_ns - self._solved_ns < self._config.plan_every * 1e9:
             return
         base, slow_ns = self.plan.base, slow_limits()
         if self._solved_ns is not None and self.fills_the_budget and self._rate is not None:
             elapsed_s = (now_ns - self._solved_ns) / 1e9
-            left = self._rate - self._raised / elapsed_s
+            raised = self._raised / elapsed_s
+            # the second term is what leaves them their share after a batch is scaled to its tokens
+            left = max(self._rate - raised, raised * ORDINARY_SHARE / (1 - ORDINARY_SHARE))
             rate = self._arrived / elapsed_s
             base = 1.0 if rate <= left or not rate else max(P_MIN, left / rate)
         self._solved_ns, self._arrived, self._raised = now_ns, 0, 0.0

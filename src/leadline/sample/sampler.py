@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ class Sampler:
         self._rows = any(isinstance(policy, Matches) for policy in self._policies)
         self._levels = sorted({p.limit.quantile for p in self._policies if isinstance(p, Slow) and p.limit.threshold is None})
         self._planner = Planner(config)
+        self._stored_revision: int | None = None
         self._services: dict[str, np.ndarray[Any, Any]] = {}
         self._buffer = TraceBuffer(
             int(config.decision_wait * 1e9),
@@ -96,7 +98,13 @@ class Sampler:
             return None
         self._observe_services(table)
         budgeted = self._config.budget.traces_per_second is not None
-        return decide(table, self._policies, self._planner.plan, self._planner.fit, budgeted=budgeted)
+        if self._stored_revision is None and self._planner.plan.revision:  # this run's plans are not those of the run before
+            self._planner.resume(self._planner.plan.revision + 1)
+        decisions = decide(table, self._policies, self._planner.plan, self._planner.fit, budgeted=budgeted)
+        if decisions.plan_revision == self._stored_revision:
+            return replace(decisions, plan="")
+        self._stored_revision = decisions.plan_revision
+        return decisions
 
     def decode(self, payload: bytes) -> DecisionBatch:
         return DecisionBatch.from_bytes(payload)
