@@ -74,7 +74,7 @@ SLOWEST: Final = Question(
     "slowest",
     "Which were the slowest traces that were kept, and how many does each stand for?",
     f"""
-SELECT trace_id, version, round(duration_ns / 1e6, 1) AS ms, error_type, policy, round(weight, 2) AS weight
+SELECT trace_id, version, round(duration_ns / 1e6, 1) AS ms, splitByChar('.', error_type)[-1] AS error, policy, round(weight, 2) AS weight
 FROM predictions
 WHERE model = '{MODEL}' AND weight IS NOT NULL
 ORDER BY duration_ns DESC, trace_id
@@ -87,14 +87,27 @@ SAVED: Final = Question(
     "What did sampling save, and what did it cost in accuracy?",
     f"""
 SELECT
-    received AS spans_received,
-    kept AS spans_stored,
+    received AS spans,
+    kept AS stored,
     round(1 - kept / received, 3) AS saved,
-    (SELECT sum(observed) FROM sketches WHERE model = '{MODEL}' AND series = '') AS predictions,
-    round((SELECT sum(weight) FROM predictions WHERE model = '{MODEL}' AND weight > 0)) AS estimated_from_the_sample
-FROM (SELECT sum(received) AS received, sum(kept) AS kept FROM accounting WHERE signal = 'traces')
+    (SELECT sum(observed) FROM sketches WHERE model = '{MODEL}' AND series = '') AS counted,
+    round(estimate) AS estimated,
+    round(error) AS standard_error
+FROM
+    (SELECT sum(received) AS received, sum(kept) AS kept FROM accounting WHERE signal = 'traces') AS books,
+    (SELECT sum(weight) AS estimate, sqrt(sum(weight * (weight - 1))) AS error FROM predictions WHERE model = '{MODEL}' AND weight > 0) AS sample
 """,
-    "Counts stay exact at any rate of sampling; the last column is what one would estimate from the kept traces alone.",
+    "Predictions are counted exactly at any rate of sampling; what one would estimate from the kept traces alone comes with its error.",
+)
+MEASURED: Final = Question(
+    "measured",
+    "How many predictions are in the sketches, and in the counters?",
+    f"""
+SELECT
+    (SELECT sum(observed) FROM sketches WHERE model = '{MODEL}' AND series = '') AS sketched,
+    (SELECT sum(good + bad + unknown) FROM sli_counts WHERE model = '{MODEL}') AS counted
+""",
+    "They go out each sketch.window and each journal.segment.",
 )
 QUESTIONS: Final = (LATENCY, BUDGET, DRIFT, SLOWEST, SAVED)
 

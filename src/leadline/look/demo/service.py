@@ -9,6 +9,7 @@ trees, by a hash of the patient. `POST /faults` breaks v2's feature store, as an
 from __future__ import annotations
 
 import argparse
+import importlib
 import random
 import threading
 import time
@@ -144,6 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from leadline.look.demo import service
-
-    service.main()  # not main(): errors shall bear this module's name, not __main__'s
+    importlib.import_module("leadline.look.demo.service").main()  # so that error types bear this module's name, not __main__

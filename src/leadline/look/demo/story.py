@@ -207,9 +207,13 @@ class Story:
         async def balanced() -> bool:
             outcome.accounting = await _accounting(outcome.settings)
             predictions, traces = outcome.accounting["signals"]["predictions"], outcome.accounting["signals"]["traces"]
-            return bool(predictions["received"] >= sent and predictions["waiting"] == traces["waiting"] == 0)
+            if predictions["received"] < sent or predictions["waiting"] or traces["waiting"]:
+                return False
+            async with httpx.AsyncClient(timeout=30) as client:
+                (row,) = (await questions.ask(client, f"http://{outcome.settings.engine.http}/", questions.MEASURED, {})).rows
+            return all(count >= sent for count in row)
 
-        await self._until(balanced, 20, f"all {sent:,} predictions in ClickHouse")
+        await self._until(balanced, 30, f"all {sent:,} predictions in ClickHouse")
         outcome.notices = [notice for notice in notices.read(webhook.received) if notice.labels.get("model") == MODEL]
         self._accounting_table(outcome)
         self._alerts_table(outcome)
@@ -269,7 +273,9 @@ class Story:
         )
 
     def _accounting_table(self, outcome: Outcome) -> None:
-        table = Table("signal", *(term.replace("_", " ") for term in (*TERMS, "lost")), title="Where every item went", title_justify="left")
+        table = Table("signal", title="Where every item went", title_justify="left", padding=(0, 0))
+        for term in (*TERMS, "lost"):
+            table.add_column(term.replace("_", " "), justify="right")
         for signal, terms in outcome.accounting["signals"].items():
             table.add_row(signal, *(f"{terms[term]:,}" for term in (*TERMS, "lost")))
         self._console.print(table)
