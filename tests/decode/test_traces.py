@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from tests.decode.requests import RECEIVE_NS, Requests, set_attributes
+from tests.decode.trace_requests import RECEIVE_NS, Requests, set_attributes
 from tests.reference.decode import Decoded, decode
 
 from leadline._kernel import DecodeError, SpanBatch, decode_traces, prediction_columns
