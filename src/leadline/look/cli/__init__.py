@@ -30,7 +30,7 @@ app.add_typer(baseline.app, name="baseline")
 def main() -> int:
     """Runs a command; what a user can mend is said in a line, without a traceback."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)  # typer gives out the status of typer.Exit
     except ConfigError as error:
         for fault in error.faults:
             print(f"leadline: {fault}", file=sys.stderr)
@@ -47,4 +47,4 @@ def main() -> int:
             print(f"leadline: {error.format_message()}\nTry: leadline --help", file=sys.stderr)
             return 2
         raise
-    return 0
+    return status if isinstance(status, int) else 0

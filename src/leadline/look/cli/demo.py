@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+import signal
 import tempfile
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -45,10 +46,17 @@ def play(config: Path | None, data: Path | None, overrides: list[str] | None, *,
     with tempfile.TemporaryDirectory(prefix="leadline-demo-", ignore_cleanup_errors=True) as temporary:
         folder = (data or Path(temporary)).absolute()
         story = Story(start, create_baseline, folder, overrides)
+
+        async def run() -> None:
+            playing = asyncio.ensure_future(story.play(keep_running=keep_running))
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, playing.cancel)
+            await playing
+
         try:
-            asyncio.run(story.play(keep_running=keep_running))
-        except KeyboardInterrupt:
-            print("ended")
+            asyncio.run(run())
+        except asyncio.CancelledError:
+            raise typer.Exit(130) from None
 
 
 def start(settings: Settings, arguments: list[str], output: Path) -> AbstractAsyncContextManager[Running]:

@@ -94,10 +94,12 @@ class Story:
         self._start, self._baseline, self._data, self._options = start, baseline, data, list(options or [])
         self._console = console or Console()
         self._began = time.monotonic()
+        self._ends = self._began + LENGTH_S
 
     async def play(self, *, keep_running: bool = False) -> Outcome:
         """Plays the day; with `keep_running`, day after day, until cancelled."""
         self._began = time.monotonic()
+        self._ends = self._began + LENGTH_S
         self._data.mkdir(parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             webhook = stack.enter_context(Webhook())
@@ -109,6 +111,7 @@ class Story:
                     if not keep_running:
                         break
                     self._say("The day is over; the next one begins. Ctrl-C ends it.")
+                    self._ends = time.monotonic() + LENGTH_S
                 outcome.traffic.stop()
                 await traffic
                 await self._reckon(outcome, webhook)
@@ -231,7 +234,7 @@ class Story:
     # waiting
 
     async def _until(self, happened: Callable[[], bool] | Callable[[], Awaitable[bool]], timeout_s: float, what: str) -> None:
-        deadline = min(time.monotonic() + timeout_s, self._began + LENGTH_S) if timeout_s < LENGTH_S else time.monotonic() + timeout_s
+        deadline = min(time.monotonic() + timeout_s, self._ends)
         with self._console.status(what):
             while True:
                 done = happened()
