@@ -60,11 +60,11 @@ class Processes:
                 [sys.executable, "-m", "leadline.look.cli", name, *self.options], stdout=log, stderr=log
             )
 
-    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+    def kill(self, name: str, number: int = signal.SIGKILL, timeout_s: float = 60) -> int:
         """Sends the signal, waits, and returns the exit status."""
         process = self.processes.pop(name)
         process.send_signal(number)
-        return process.wait(timeout=60)
+        return process.wait(timeout=timeout_s)
 
     def log(self, name: str) -> str:
         return (self.data / f"{name}.log").read_text(errors="replace")
