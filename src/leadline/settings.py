@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from leadline.errors import ConfigError
 
@@ -57,10 +57,18 @@ def share(value: object) -> object:
     return value
 
 
+def http_url(value: str) -> str:
+    """Passes an http or https URL through."""
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+        raise ValueError("expected a URL such as http://127.0.0.1:9093")
+    return value
+
+
 Size = Annotated[int, BeforeValidator(size_bytes), Field(ge=0)]
 Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
 Share = Annotated[float, BeforeValidator(share), Field(ge=0, le=1)]
 Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$")]
+Url = Annotated[str, AfterValidator(http_url)]
 
 
 class Config(BaseModel):
@@ -226,7 +234,7 @@ class BurnRow(Config):
 class AlertConfig(Config):
     """Alertmanager."""
 
-    alertmanagers: list[str] = Field(default_factory=list, description="base URLs; every one gets every alert")
+    alertmanagers: list[Url] = Field(default_factory=list, description="base URLs; every one gets every alert")
     resend: Seconds = Field(60.0, gt=0)
     timeout: Seconds = Field(10.0, gt=0)
     headers: dict[str, str] = Field(default_factory=dict, description="sent with every request, such as Authorization")
@@ -339,7 +347,16 @@ def _note_lines(node: yaml.Node, keys: tuple[Any, ...], lines: dict[tuple[Any, .
 def describe_fault(fault: Any, places: Mapping[tuple[Any, ...], str]) -> str:
     """A fault that pydantic found, with its key and its place."""
     keys = tuple(fault["loc"])
-    place = next((places[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in places), "settings")
+    near = (places[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in places)
+    within = (place for key, place in places.items() if key[: len(keys)] == keys)
+    place = next(near, next(within, "settings"))
     shown = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
     got = "" if fault["type"] == "missing" else f", got {fault.get('input')!r}"
-    return f"{shown}: {fault['msg'][0].lower()}{fault['msg'][1:]}{got} ({place})"
+    message = fault["msg"].removeprefix("Value error, ")
+    return placed(f"{shown}: {message[0].lower()}{message[1:]}{got}", place)
+
+
+def placed(message: str, place: str) -> str:
+    """A message with its place at the end of its first line: an expression's caret stands below."""
+    first, newline, rest = message.partition("\n")
+    return f"{first} ({place}){newline}{rest}"

@@ -32,7 +32,7 @@ from leadline.evaluate.slo.windows import SECOND, SEVERITIES, Pair, Severity, ex
 from leadline.evaluate.wording import spoken
 from leadline.expression import Expression, compile_expression, with_segments
 from leadline.model.findings import Kind
-from leadline.settings import Config, EvaluateConfig, Seconds, describe_fault, read_yaml, seconds
+from leadline.settings import Config, EvaluateConfig, Seconds, describe_fault, placed, read_yaml, seconds
 
 SHIPPED = Path(__file__).parent / "rules" / "leadline.yaml"
 RESERVED_LABELS = ("alertname", "severity", "rule", "slo", "model", "version", "series")
@@ -150,6 +150,9 @@ class FileSpec(Config):
     slos: list[SloSpec] = Field(default_factory=list)
     drift: list[DriftSpec] = Field(default_factory=list)
     own: list[SelfSpec] = Field(default_factory=list, alias="self")
+
+
+SECTIONS: Mapping[str, type[SloSpec | DriftSpec | SelfSpec]] = {"slos": SloSpec, "drift": DriftSpec, "self": SelfSpec}
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,22 +348,23 @@ class _Loading:
             )
             return
         try:
-            spec = FileSpec.model_validate(tree)
+            FileSpec.model_validate(tree)
         except ValidationError as error:
             self.faults += [describe_fault(fault, places) for fault in error.errors()]
-            return
-        sections: list[tuple[str, int, SloSpec | DriftSpec | SelfSpec]] = [
-            *(("slos", n, slo) for n, slo in enumerate(spec.slos)),
-            *(("drift", n, drift) for n, drift in enumerate(spec.drift)),
-            *(("self", n, own) for n, own in enumerate(spec.own)),
-        ]
-        for section, index, item in sections:
-            own_places = {key[2:]: place for key, place in places.items() if key[:2] == (section, index)}
-            self.add(f"{section}[{index}]", item, spec.model, own_places)
+        model = tree.get("model")
+        for section, kind in SECTIONS.items():
+            items = tree.get(section)
+            for index, item in enumerate(items if isinstance(items, list) else ()):
+                try:
+                    spec = kind.model_validate(item)
+                except ValidationError:
+                    continue  # told above, with its place; the others are looked at all the same
+                own_places = {key[2:]: place for key, place in places.items() if key[:2] == (section, index)}
+                self.add(f"{section}[{index}]", spec, model if isinstance(model, str) else "", own_places)
 
     def add(self, where: str, item: SloSpec | DriftSpec | SelfSpec, file_model: str, places: Mapping[tuple[Any, ...], str]) -> None:
         def fault(key: str, message: str) -> None:
-            self.faults.append(f"{where}{f'.{key}' if key else ''}: {message} ({places.get((key,), places[()])})")
+            self.faults.append(placed(f"{where}{f'.{key}' if key else ''}: {message}", places.get((key,), places[()])))
 
         if reserved := sorted(item.labels.keys() & set(RESERVED_LABELS)):
             fault("labels", f"{', '.join(reserved)}: set by Leadline; expected other names")
@@ -424,6 +428,11 @@ class _Loading:
                     "window",
                     f"{shown} are shorter than the counters that fill them (sketch.sli_window is {self.sli_window_s:g} s)"
                     "; lower evaluate.time_scale or sketch.sli_window",
+                )
+            if pair.short_ns < self.config.every * SECOND:
+                self.warnings.append(
+                    f"{where}: {shown} are shorter than a tick (evaluate.every is {self.config.every:g} s), so a burn may begin and end "
+                    f"unseen; lower evaluate.every ({places[()]})"
                 )
             if pair.factor != pair.wanted:
                 self.warnings.append(

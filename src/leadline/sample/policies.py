@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from leadline.errors import ConfigError, ExpressionError
 from leadline.expression import TRACE_COLUMNS, Expression, compile_expression, with_segments
 from leadline.model.columns import Column, columns_of
 from leadline.sample.plan import Plan
@@ -119,11 +120,12 @@ def policies_of(config: SampleConfig, segments: Sequence[str] = ()) -> tuple[Pol
 
     Raises
     ------
-    ExpressionError
-        For an expression outside the grammar, with its column.
+    ConfigError
+        For expressions outside the grammar: every one, with its key and column.
     """
     made: list[Policy] = []
-    for keep in config.keep:
+    faults: list[str] = []
+    for index, keep in enumerate(config.keep):
         match keep:
             case "always":
                 made.append(Always())
@@ -136,8 +138,14 @@ def policies_of(config: SampleConfig, segments: Sequence[str] = ()) -> tuple[Pol
             case KeepProbabilistic():
                 made.append(Probabilistic(keep.probabilistic))
             case KeepExpression():
-                condition = compile_expression(keep.expression, columns=with_segments(segments, TRACE_COLUMNS))
+                try:
+                    condition = compile_expression(keep.expression, columns=with_segments(segments, TRACE_COLUMNS))
+                except ExpressionError as error:
+                    faults.append(f"sample.keep[{index}].expression: {error}")
+                    continue
                 made.append(Matches(condition, keep.probability, keep.name or "expression"))
+    if faults:
+        raise ConfigError(faults)
     return tuple(made)
 
 

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from leadline.errors import ConfigError, LeadlineError
-from leadline.look.cli import baseline, collect, demo, engine, evaluate, schema, status, up
+from leadline.look.cli import baseline, check, collect, demo, engine, evaluate, schema, status, up
 
 app = typer.Typer(
     name="leadline",
@@ -21,6 +21,7 @@ app.command("up")(up.command)
 app.command("collect")(collect.command)
 app.command("engine")(engine.command)
 app.command("evaluate")(evaluate.command)
+app.command("check")(check.command)
 app.command("status")(status.command)
 app.command("demo")(demo.command)
 app.add_typer(schema.app, name="schema")

@@ -16,7 +16,7 @@ import typer
 from leadline.settings import Settings, load
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML settings; every key has a default", show_default=False)]
-DataDir = Annotated[Path | None, typer.Option("--data", "-d", help="where everything is kept [default: ./data]", show_default=False)]
+DataDir = Annotated[Path | None, typer.Option("--data", "-d", help="where everything is kept; ./data if not said", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY.PATH=VALUE", help="any setting, such as --set sample.decision_wait=2s; may be repeated"),
