@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -30,28 +30,48 @@ class Notice:
         return self.ends_at if self.status == "resolved" and self.ends_at is not None else self.starts_at
 
 
-def read(bodies: Iterable[Any]) -> list[Notice]:
+class Inbox:
     """Distinct notices in the order in which they came.
 
     A body is either a notification of Alertmanager (version 4), or the array that Leadline posts to `/api/v2/alerts` where
-    no Alertmanager is in between.
+    no Alertmanager is in between. There, a resolved alert is one that has ended by the time it is read, so `take` is called often.
+
+    Parameters
+    ----------
+    received : function
+        All bodies so far, oldest first.
     """
-    found: dict[tuple[str, str, datetime], Notice] = {}
-    for body in bodies:
-        alerts = body if isinstance(body, list) else body.get("alerts", [])
-        for alert in alerts:
-            ends_at = _time(alert.get("endsAt", ""))
-            resolved = alert["status"] == "resolved" if "status" in alert else ends_at is not None and ends_at <= datetime.now(UTC)
-            starts_at = _time(alert.get("startsAt", "")) or datetime.now(UTC)
-            notice = Notice(
-                "resolved" if resolved else "firing",
-                alert["labels"],
-                alert.get("annotations", {}),
-                starts_at,
-                ends_at if resolved else None,
-            )
-            found.setdefault(notice.key, notice)
-    return list(found.values())
+
+    def __init__(self, received: Callable[[], list[Any]]) -> None:
+        self._received, self._taken = received, 0
+        self._found: dict[tuple[str, str, datetime], Notice] = {}
+
+    @property
+    def notices(self) -> list[Notice]:
+        return list(self._found.values())
+
+    def take(self, now: datetime | None = None) -> list[Notice]:
+        """What is news since the last time."""
+        now = now or datetime.now(UTC)
+        bodies = self._received()
+        news = []
+        for body in bodies[self._taken :]:
+            for alert in body if isinstance(body, list) else body.get("alerts", []):
+                notice = _notice(alert, now)
+                if notice.key not in self._found:
+                    self._found[notice.key] = notice
+                    news.append(notice)
+        self._taken = len(bodies)
+        return news
+
+
+def _notice(alert: Mapping[str, Any], now: datetime) -> Notice:
+    ends_at = _time(alert.get("endsAt", ""))
+    resolved = alert["status"] == "resolved" if "status" in alert else ends_at is not None and ends_at <= now
+    status = "resolved" if resolved else "firing"
+    return Notice(
+        status, alert["labels"], alert.get("annotations", {}), _time(alert.get("startsAt", "")) or now, ends_at if resolved else None
+    )
 
 
 def _time(text: str) -> datetime | None:

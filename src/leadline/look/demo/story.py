@@ -22,8 +22,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from leadline.errors import LeadlineError
-from leadline.look.demo import notices, questions
-from leadline.look.demo.notices import Notice
+from leadline.look.demo import questions
+from leadline.look.demo.notices import Inbox, Notice
 from leadline.look.demo.patients import MMOL, MODEL, load, write_csv
 from leadline.look.demo.service import Faults
 from leadline.look.demo.settings import GOOD_BELOW_MS, OBJECTIVE, TIME_SCALE, demo_settings, free_port, moved, write
@@ -95,6 +95,7 @@ class Story:
         self._console = console or Console()
         self._began = time.monotonic()
         self._ends = self._began + LENGTH_S
+        self._inbox = Inbox(list)
 
     async def play(self, *, keep_running: bool = False) -> Outcome:
         """Plays the day; with `keep_running`, day after day, until cancelled."""
@@ -103,18 +104,19 @@ class Story:
         self._data.mkdir(parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             webhook = stack.enter_context(Webhook())
+            self._inbox = Inbox(lambda: webhook.received)
             outcome = await self._set_up(stack, webhook)
             traffic = asyncio.create_task(outcome.traffic.run())
             try:
                 while True:
-                    await self._day(outcome, webhook)
+                    await self._day(outcome)
                     if not keep_running:
                         break
                     self._say("The day is over; the next one begins. Ctrl-C ends it.")
                     self._ends = time.monotonic() + LENGTH_S
                 outcome.traffic.stop()
                 await traffic
-                await self._reckon(outcome, webhook)
+                await self._reckon(outcome)
             finally:
                 traffic.cancel()
                 await asyncio.gather(traffic, return_exceptions=True)
@@ -161,7 +163,7 @@ class Story:
         self._say(f"A scikit-learn model is trained and served at {url} in two versions, instrumented by three lines of our SDK.")
         return Outcome(settings, Traffic(url, patients), time.time())
 
-    async def _day(self, outcome: Outcome, webhook: Webhook) -> None:
+    async def _day(self, outcome: Outcome) -> None:
         traffic, mark = outcome.traffic, outcome.marks
         mark["normal"] = time.time()
         self._title("Morning: normal traffic")
@@ -171,31 +173,29 @@ class Story:
         await self._until(lambda: time.time() - mark["normal"] >= WARM_UP_S, WARM_UP_S + 5, "a morning of traffic")
         self._accounting_line(await _accounting(outcome.settings))
 
-        seen = len(webhook.received)
         mark["incident"] = time.time()
         self._title("Noon: an incident")
         self._say("v2's feature store begins to time out: a third of its lookups fail, more are slow. Nobody has noticed yet.")
         await traffic.break_v2(BREAK)
-        page = await self._notice(webhook, seen, "firing", severity="page", version="v2")
+        page = await self._notice("firing", severity="page", version="v2")
         self._say(
             f"[bold red]PAGE[/] after {_since(page, mark['incident']):.0f} s: {page.annotations.get('summary', page.labels.get('alertname', ''))}"
         )
         mark["repaired"] = time.time()
         self._say("The person on call takes the feature store's last change back.")
         await traffic.break_v2(Faults())
-        over = await self._notice(webhook, seen, "resolved", severity="page", version="v2")
+        over = await self._notice("resolved", severity="page", version="v2")
         self._say(
             f"[bold green]RESOLVED[/] {_since(over, mark['repaired']):.0f} s later: the short window is clean, and everything up to it has arrived."
         )
 
-        seen = len(webhook.received)
         mark["drift"] = time.time()
         self._title("Afternoon: a drift")
         self._say(
             f"The laboratory's new analyser reports glucose in mmol/l, not mg/dl: every value is {MMOL:.1f} times smaller. No error, no delay."
         )
         traffic.in_mmol = True
-        ticket = await self._notice(webhook, seen, "firing", severity="ticket", series="features/glucose")
+        ticket = await self._notice("firing", severity="ticket", series="features/glucose")
         self._say(f"[bold yellow]TICKET[/] after {_since(ticket, mark['drift']):.0f} s: {ticket.annotations.get('summary', '')}")
         mark["unit repaired"] = time.time()
         self._say("The unit is converted again at the door.")
@@ -203,7 +203,7 @@ class Story:
         await self._until(lambda: time.time() - mark["unit repaired"] >= EVENING_S, EVENING_S + 5, "an evening of traffic")
         mark["evening"] = time.time()
 
-    async def _reckon(self, outcome: Outcome, webhook: Webhook) -> None:
+    async def _reckon(self, outcome: Outcome) -> None:
         self._title("Evening: the books")
         sent = len(outcome.traffic.sent) + outcome.traffic.forgotten
 
@@ -217,7 +217,7 @@ class Story:
             return all(count >= sent for count in row)
 
         await self._until(balanced, 30, f"all {sent:,} predictions in ClickHouse")
-        outcome.notices = [notice for notice in notices.read(webhook.received) if notice.labels.get("model") == MODEL]
+        outcome.notices = [notice for notice in self._inbox.notices if notice.labels.get("model") == MODEL]
         self._accounting_table(outcome)
         self._alerts_table(outcome)
         self._title("Five questions, in SQL")
@@ -237,6 +237,7 @@ class Story:
         deadline = min(time.monotonic() + timeout_s, self._ends)
         with self._console.status(what):
             while True:
+                self._inbox.take()
                 done = happened()
                 if done if isinstance(done, bool) else await done:
                     return
@@ -244,13 +245,13 @@ class Story:
                     raise StoryError(f"expected {what} within {timeout_s:.0f} s; it did not come. See {self._data / 'output.log'}")
                 await asyncio.sleep(POLL_S)
 
-    async def _notice(self, webhook: Webhook, seen: int, status: str, **labels: str) -> Notice:
-        found: list[Notice] = []
+    async def _notice(self, status: str, **labels: str) -> Notice:
+        before, found = len(self._inbox.notices), list[Notice]()
 
         def come() -> bool:
             found[:] = [
                 notice
-                for notice in notices.read(webhook.received[seen:])
+                for notice in self._inbox.notices[before:]
                 if notice.status == status and notice.labels.get("model") == MODEL and labels.items() <= dict(notice.labels).items()
             ]
             return bool(found)
@@ -290,7 +291,9 @@ class Story:
     def _alerts_table(self, outcome: Outcome) -> None:
         table = Table("at", "state", "severity", "about", "what it says", title="What the alerts said, and when", title_justify="left")
         for notice in outcome.notices:
-            about = notice.labels.get("series") or notice.labels.get("version") or ""
+            about = next(
+                (notice.labels[name] for name in ("series", "version") if notice.labels.get(name) not in {None, "none", "all"}), ""
+            )
             seconds = notice.at.timestamp() - outcome.started_at
             table.add_row(
                 f"{seconds:.0f} s", notice.status, notice.labels.get("severity", ""), about, notice.annotations.get("summary", "")
