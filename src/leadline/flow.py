@@ -70,8 +70,7 @@ class Collector:
             tasks.create_task(self.journal.run(stopping))
             tasks.create_task(self.writer.run(stopping))
             if self.settings.store.clickhouse != "none":
-                tasks.create_task(apply_when_up(self.store, self.clock, stopping))
-                tasks.create_task(poll_rules(self.store, self.journal.control, self.clock, self.settings.sketch.rules_poll, stopping))
+                tasks.create_task(self._follow_rules(stopping))
             await self.grpc.start()
             await self.http.start()
             self.ready = True
@@ -86,3 +85,8 @@ class Collector:
         self.state_left = await self.writer.drain(until_ns)
         self.journal.close()
         self.state.close()
+
+    async def _follow_rules(self, stopping: asyncio.Event) -> None:
+        """Tables first, then the rules in them."""
+        await apply_when_up(self.store, self.clock, stopping)
+        await poll_rules(self.store, self.journal.control, self.settings.sketch.rules_poll, stopping)

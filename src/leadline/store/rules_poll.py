@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable
 from typing import Any
 
-from leadline.clock import Clock
 from leadline.errors import LeadlineError
 from leadline.model.ports import Store
 
@@ -16,7 +16,7 @@ _log = logging.getLogger("leadline.store")
 _SQL = "SELECT name, argMax(body, created_at) AS newest FROM rules WHERE name IN ('slis', 'references') GROUP BY name"
 
 
-async def poll_rules(store: Store, into: Callable[[dict[str, Any]], None], clock: Clock, every_s: float, stop: asyncio.Event) -> None:
+async def poll_rules(store: Store, into: Callable[[dict[str, Any]], None], every_s: float, stop: asyncio.Event) -> None:
     """Hands new rules on until `stop`. While ClickHouse does not answer, those in force stay."""
     silent = False
     while not stop.is_set():
@@ -31,4 +31,5 @@ async def poll_rules(store: Store, into: Callable[[dict[str, Any]], None], clock
             if not silent:
                 _log.warning("rules cannot be read, those in force stay: %s", error)
             silent = True
-        await clock.sleep(every_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), every_s)

@@ -21,9 +21,11 @@ async def evaluate(settings: Settings, stop: asyncio.Event) -> None:
     from leadline.evaluate.drift import DETECTORS
     from leadline.evaluate.loop import run
     from leadline.store.client import open_store
+    from leadline.store.migrate import apply_when_up
     from leadline.store.readings import StoreReader
 
     clock, store = SystemClock(), open_store(settings)
+    await apply_when_up(store, clock, stop)
     reader = StoreReader(store, silent_s=settings.evaluate.collector_silent, budget=settings.sample.budget.traces_per_second)
     notifier = Alertmanagers(settings.alert, settings.evaluate.every, clock)
     async with asyncio.TaskGroup() as tasks:
