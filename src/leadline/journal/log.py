@@ -170,7 +170,7 @@ class Log:
             path = self._directory / f"{self._first:016x}.log"
             self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             self._offset = self.frames_in_file = 0
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
         parts: list[bytes] = []
         for frame in frames:
             parts.append(head_of(frame))
@@ -311,7 +311,8 @@ def _write_fully(fd: int, parts: list[bytes]) -> None:
         written += os.writev(fd, [part for part in rest if part])
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Makes the names in a directory as durable as the files they name."""
     fd = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leadline.journal.log import sync_directory
 from leadline.model.accounting import Ledger
 from leadline.model.blocks import Block
 
@@ -101,7 +102,7 @@ class State:
         for block in blocks:
             self._store_file(block)
         if blocks and self._memory is None and self._sync:
-            _sync_directory(self._outbox)
+            sync_directory(self._outbox)
         value = {"produced": checkpoint.produced, "applied": checkpoint.applied, "ledger": checkpoint.ledger.to_json()}
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
@@ -236,11 +237,3 @@ class State:
 def _block(row: tuple[Any, ...]) -> Block:
     token, table, columns, form, rows, _, counts = row
     return Block(table, tuple(json.loads(columns)), form, b"", token, rows, {(signal, model): n for signal, model, n in json.loads(counts)})
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

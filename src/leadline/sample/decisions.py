@@ -56,6 +56,11 @@ class DecisionBatch:
     def __len__(self) -> int:
         return len(self.keep)
 
+    def for_buffer(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments that `TraceBuffer.decide` and `remember` share: positional, and by name."""
+        arrays = (self.trace_ids, self.keep, self.threshold, self.weight, self.keep.astype(np.uint8), self.policy)
+        return arrays, {"samplings": SAMPLINGS, "policies": self.policies, "plan_revision": self.plan_revision}
+
     def to_bytes(self) -> bytes:
         head = json.dumps({"policies": self.policies, "revision": self.plan_revision, "plan": self.plan}).encode()
         arrays = (self.trace_ids, self.keep, self.threshold, self.weight, self.policy)

@@ -12,7 +12,7 @@ import numpy as np
 from leadline._kernel import PREDICTION_COLUMNS, SPAN_COLUMNS, SpanBatch, TraceBuffer
 from leadline.model.blocks import Block
 from leadline.model.requests import Cut, Request
-from leadline.sample.decisions import SAMPLINGS, DecisionBatch, decide
+from leadline.sample.decisions import DecisionBatch, decide
 from leadline.sample.plan import Planner
 from leadline.sample.policies import Matches, Slow, policies_of
 from leadline.settings import SampleConfig
@@ -111,20 +111,8 @@ class Sampler:
 
     def take(self, decisions: DecisionBatch, segment: int) -> tuple[list[Block], dict[tuple[str, str], int]]:
         self._planner.resume(decisions.plan_revision)
-        taken = self._buffer.decide(
-            decisions.trace_ids,
-            decisions.keep,
-            decisions.threshold,
-            decisions.weight,
-            decisions.keep.astype(np.uint8),
-            decisions.policy,
-            samplings=SAMPLINGS,
-            policies=decisions.policies,
-            plan_revision=decisions.plan_revision,
-            collector=self._collector,
-            segment=segment,
-            otlp=self._export,
-        )
+        arrays, words = decisions.for_buffer()
+        taken = self._buffer.decide(*arrays, **words, collector=self._collector, segment=segment, otlp=self._export)
         for index, n in enumerate(np.bincount(decisions.policy[decisions.keep], minlength=len(decisions.policies))):
             name = decisions.policies[index]
             self.kept_by_policy[name] = self.kept_by_policy.get(name, 0) + int(n)
@@ -162,17 +150,8 @@ class Sampler:
 
     def remember(self, decisions: DecisionBatch) -> None:
         self._planner.resume(decisions.plan_revision)
-        self._buffer.remember(
-            decisions.trace_ids,
-            decisions.keep,
-            decisions.threshold,
-            decisions.weight,
-            decisions.keep.astype(np.uint8),
-            decisions.policy,
-            samplings=SAMPLINGS,
-            policies=decisions.policies,
-            plan_revision=decisions.plan_revision,
-        )
+        arrays, words = decisions.for_buffer()
+        self._buffer.remember(*arrays, **words)
 
     # -- what `slow` needs -----------------------------------------------------------------------------------------------
 
