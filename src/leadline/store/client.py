@@ -7,6 +7,7 @@ ClickHouse is down; clickhouse-connect (about 25 MB, 0.1 s) is imported at the f
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,11 +20,14 @@ from urllib.parse import unquote, urlsplit
 from leadline.errors import ConfigError, PermanentError, RetryableError, StoreError
 from leadline.model.blocks import Block
 from leadline.settings import Settings
+from leadline.store.sql import query as read_query
 
 T = TypeVar("T")
 
 WRITER = "leadline_writer"
 _CALLS_AT_ONCE = 8
+_LONGEST_TEXT = 1000
+"""ClickHouse's syntax errors list everything it would have liked, in 3,000 characters."""
 
 # ClickHouse's codes that are about the statement or the data, so that the same again fails again. All others (busy, full, too many parts,
 # memory, timeouts, and codes not known here) are tried again: better late than lost.
@@ -119,9 +123,10 @@ _PERMANENT = frozenset(
         ),  # refused
     )
 )
+_GIVES_ROWS = frozenset(("SELECT", "WITH", "(", "FROM", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK"))
 _NOT_THERE_YET = (60, 81)  # UNKNOWN_TABLE, UNKNOWN_DATABASE
 _AUTHENTICATION_FAILED = 516
-_DEDUPLICATE = {
+_INSERT = {
     "async_insert": "0",
     "insert_deduplicate": "1",
     "deduplicate_blocks_in_dependent_materialized_views": "1",
@@ -181,7 +186,7 @@ class Clickhouse:
 
     async def insert(self, block: Block) -> None:
         """Sends a block under its token; sent again, it changes nothing."""
-        settings = {**_DEDUPLICATE, "insert_deduplication_token": block.token}
+        settings = {**_INSERT, "insert_deduplication_token": block.token}
         await self._call(
             lambda client: client.raw_insert(
                 block.table, column_names=list(block.columns), insert_block=block.data, settings=settings, fmt=block.format
@@ -191,13 +196,15 @@ class Clickhouse:
         )
 
     async def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Rows as dicts of Python values: times as naive datetimes in UTC (ask for `toUnixTimestamp64Nano(…)` to have nanoseconds)."""
-        given = dict(parameters) if parameters else None
-        return await self._call(lambda client: list(client.query(sql, parameters=given).named_results()), "query")
+        """Rows as dicts of Python values: times as naive datetimes in UTC (ask for `toUnixTimestamp64Nano(…)` to have nanoseconds).
 
-    async def command(self, sql: str) -> None:
-        """Runs a statement that gives no rows."""
-        await self._call(lambda client: client.command(sql), "command")
+        A statement that gives no rows (CREATE, ALTER, …) gives an empty list.
+        """
+        given = dict(parameters) if parameters else None
+        if read_query(sql).verb not in _GIVES_ROWS:
+            await self._call(lambda client: client.command(sql, parameters=given), "query")
+            return []
+        return await self._call(lambda client: list(client.query(sql, parameters=given).named_results()), "query")
 
     async def ping(self) -> bool:
         """Whether ClickHouse answers."""
@@ -222,7 +229,7 @@ class Clickhouse:
             return work(self._connected())
         except ClickHouseError as error:
             code = getattr(error, "code", None)
-            text = f"clickhouse {self.place.shown}: {what}: {error}"
+            text = f"clickhouse {self.place.shown}: {what}: {_said(error)}"
             if code is None:
                 if isinstance(error, ProgrammingError):
                     raise PermanentError(text) from error
@@ -244,6 +251,9 @@ class Clickhouse:
                 import clickhouse_connect
                 from clickhouse_connect.driver.httputil import get_pool_manager
 
+                # What it would warn of is raised here as well, and told once by who decides what to do.
+                for chatty in ("clickhouse_connect", "urllib3"):
+                    logging.getLogger(chatty).setLevel(logging.ERROR)
                 self._client = clickhouse_connect.get_client(
                     host=self.place.host,
                     port=self.place.port,
@@ -297,9 +307,6 @@ class Discard:
     async def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         raise PermanentError("store.clickhouse is none: nothing is stored, so nothing can be asked")
 
-    async def command(self, sql: str) -> None:
-        """Nothing to do."""
-
     async def ping(self) -> bool:
         return True
 
@@ -331,6 +338,14 @@ def place_of(url: str) -> Place:
         unquote(parts.password or ""),
         unquote(parts.path.strip("/")),
     )
+
+
+def _said(error: Exception) -> str:
+    """ClickHouse's own words, without the client's frame around them."""
+    text = str(error)
+    text = text[at:] if (at := text.find("Code: ")) >= 0 else text
+    text = text.rpartition(" (for url ")[0] or text
+    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 100]} … {text[-100:]}"
 
 
 _EXPECTED = "expected embedded, none, or http(s)://user:password@host:port/database"

@@ -12,14 +12,13 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Protocol
 
 from leadline.clock import Clock
 from leadline.errors import LeadlineError, PermanentError, RetryableError
 from leadline.model.blocks import Block
+from leadline.model.ports import Store
 from leadline.store import sql
 
 _log = logging.getLogger("leadline.store")
@@ -37,14 +36,6 @@ SETTINGS non_replicated_deduplication_window = 1000"""
 _APPLIED = """SELECT number, argMin(m.name, m.applied_at) AS name, argMin(m.sha256, m.applied_at) AS sha256
 FROM leadline_migrations AS m GROUP BY number"""
 _COLUMNS = ("number", "name", "sha256", "applied_at")
-
-
-class SchemaStore(Protocol):
-    """What a migration needs of a store."""
-
-    async def insert(self, block: Block) -> None: ...
-    async def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]: ...
-    async def command(self, sql: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +74,7 @@ def show() -> str:
     return "\n\n".join(f"-- {migration.name}.sql\n{migration.text.strip()}" for migration in migrations()) + "\n"
 
 
-async def apply(store: SchemaStore) -> list[str]:
+async def apply(store: Store) -> list[str]:
     """Brings ClickHouse to this version's schema; returns the names of what was applied now.
 
     Raises
@@ -93,7 +84,7 @@ async def apply(store: SchemaStore) -> list[str]:
     StoreError
         If ClickHouse does not answer.
     """
-    await store.command(_TABLE)
+    await store.query(_TABLE)
     rows = await store.query(_APPLIED)
     applied = {int(row["number"]): (str(row["name"]), str(row["sha256"])) for row in rows}
     ours = migrations()
@@ -113,7 +104,7 @@ async def apply(store: SchemaStore) -> list[str]:
             continue
         for place, statement in enumerate(migration.statements, 1):
             try:
-                await store.command(statement)
+                await store.query(statement)
             except PermanentError as error:
                 raise PermanentError(f"schema: {migration.name}, statement {place}: {error}") from error
         await store.insert(_record(migration))
@@ -122,12 +113,12 @@ async def apply(store: SchemaStore) -> list[str]:
 
 
 def _record(migration: Migration) -> Block:
-    row = {"number": migration.number, "name": migration.name, "sha256": migration.sha256, "applied_at": time.time_ns() // 1_000_000}
+    row = {"number": migration.number, "name": migration.name, "sha256": migration.sha256, "applied_at": round(time.time(), 3)}
     token = f"leadline/{migration.number}/leadline_migrations/{migration.sha256[:16]}"
     return Block("leadline_migrations", _COLUMNS, "JSONEachRow", json.dumps(row).encode() + b"\n", token, 1)
 
 
-async def apply_when_up(store: SchemaStore, clock: Clock, stop: asyncio.Event) -> None:
+async def apply_when_up(store: Store, clock: Clock, stop: asyncio.Event) -> None:
     """Applies the schema as soon as ClickHouse answers; ends then, or at `stop`.
 
     A refusal is said loudly and tried again: what was received waits on disk meanwhile.

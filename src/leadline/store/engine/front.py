@@ -7,6 +7,7 @@ the client is watched, and when it goes away its query is killed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import socket
@@ -15,7 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
@@ -28,7 +29,6 @@ from leadline.store.engine.exceptions import (
     NOT_IMPLEMENTED,
     QUERY_IS_TOO_LARGE,
     SYNTAX_ERROR,
-    TIMEOUT_EXCEEDED,
     TOO_MANY_ROWS_OR_BYTES,
     EngineError,
     in_stream,
@@ -44,6 +44,8 @@ _MAX_WAITED = 2**30
 _INSERT_STEP = 2**20
 # A result that ends this soon after its first piece is sent with its length and summary, as one body.
 _WHOLE_AT_ONCE_S = 0.02
+# How long a client that may have stopped reading is given to take the reason why its answer ends.
+_LAST_WORDS_S = 5.0
 
 
 class Gone(Exception):
@@ -266,14 +268,10 @@ class Front:
                 while (piece := await steps.wait(rest)) is not None:
                     rest = steps.begin(following)
                     await reply.more(piece)
-        except (EngineError, TimeoutError) as error:
-            told = (
-                error
-                if isinstance(error, EngineError)
-                else refusal(TIMEOUT_EXCEEDED, "TIMEOUT_EXCEEDED", "the client takes the answer too slowly")
-            )
-            await reply.broken(told)
-            return
+        except EngineError as error:
+            await reply.broken(error)
+        except TimeoutError:
+            raise BrokenOff("the client takes the answer too slowly") from None
         await reply.end()
 
 
@@ -365,11 +363,13 @@ class Reply:
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": self.encoder.flush() if self.encoder is not None else b""})
 
-    async def broken(self, error: EngineError) -> None:
+    async def broken(self, error: EngineError) -> NoReturn:
         """Tells an error in mid-stream: its text goes into the body, and the connection closes without the last chunk."""
-        await self.more(in_stream(error, self.headers["X-ClickHouse-Exception-Tag"]))
-        if self.encoder is not None and (rest := self.encoder.flush()):
-            await self._send({"type": "http.response.body", "body": rest, "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self.more(in_stream(error, self.headers["X-ClickHouse-Exception-Tag"]))
+                if self.encoder is not None and (rest := self.encoder.flush()):
+                    await self._send({"type": "http.response.body", "body": rest, "more_body": True})
         raise BrokenOff(error.text)
 
     async def _start(self, status: int, length: int | None) -> None:

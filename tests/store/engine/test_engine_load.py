@@ -1,0 +1,113 @@
+"""Heavy queries: they end at their limits, and nobody else waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from leadline.model.blocks import Block
+from leadline.store.client import Clickhouse
+from leadline.testing.engine import EngineProcess
+from leadline.testing.processes import until
+
+Ask = Callable[..., httpx.Response]
+
+ENDLESS = "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)"
+RUNNING = "SELECT count() FROM system.processes WHERE query LIKE '%sipHash64%' AND query NOT LIKE '%processes%'"
+
+
+def test_memory_limit(engine: EngineProcess, ask: Ask) -> None:
+    """A query above its memory is ended; the engine lives, and so does the next query."""
+    reply = ask("SELECT uniqExact(number, number + 1) FROM numbers(300000000)")
+    assert reply.headers["x-clickhouse-exception-code"] == "241", reply.text
+    assert ask("SELECT 1").text == "1\n"
+    assert engine.process is not None
+    assert engine.process.poll() is None
+
+
+def test_a_result_that_cannot_be_streamed_is_bounded(ask: Ask) -> None:
+    """Pretty is made whole, so it has a limit; the same rows in a format that streams have none."""
+    sql = "SELECT number, toString(number) AS s FROM numbers(5000000)"
+    assert ask(f"{sql} FORMAT Pretty").headers["x-clickhouse-exception-code"] == "396"
+    assert len(ask(f"{sql} FORMAT CSV").text.splitlines()) == 5_000_000
+
+
+async def test_a_heavy_query_blocks_nobody(engine: EngineProcess, store: Clickhouse) -> None:
+    """While every reader's place is taken by a query without end, blocks go in, the writer asks, and health is told."""
+    async with httpx.AsyncClient(timeout=60) as client:
+        heavy = [asyncio.create_task(client.post(engine.url, content=ENDLESS)) for _ in range(2)]
+        await until(lambda: _count(store, 2), "both run", 30)
+        for number in range(5):
+            data = b"".join(b'{"prediction_id":"%d","event_time":%.3f,"model":"load"}\n' % (n, time.time()) for n in range(20_000))
+            columns = ("prediction_id", "event_time", "model")
+            await store.insert(Block("predictions", columns, "JSONEachRow", data, f"load/{number}", 20_000))
+        assert (await store.query("SELECT count() AS n FROM predictions WHERE model = 'load'"))[0]["n"] == 100_000
+        assert (await client.get(f"{engine.url}/ping")).text == "Ok.\n"
+        assert not any(task.done() for task in heavy)
+        for task in heavy:
+            reply = await task
+            assert reply.headers["x-clickhouse-exception-code"] == "159"
+
+
+async def _count(store: Clickhouse, running: int) -> bool:
+    return bool((await store.query(RUNNING))[0]["count()"] == running)
+
+
+async def test_too_many_wait(engine: EngineProcess) -> None:
+    """Past a bound of waiting requests the next is told to come back, at once."""
+    limits = httpx.Limits(max_connections=100)
+    async with httpx.AsyncClient(timeout=60, limits=limits) as client:
+        slow = {"query": "SELECT sleep(0.3)"}
+        replies = await asyncio.gather(*(client.get(engine.url, params=slow) for _ in range(40)))
+    codes = [reply.headers.get("x-clickhouse-exception-code") for reply in replies]
+    assert set(codes) == {None, "202"}
+    assert {reply.status_code for reply in replies} == {200, 503}
+    assert codes.count(None) >= 34
+
+
+async def test_the_query_of_a_client_that_goes_away_is_killed(engine: EngineProcess, store: Clickhouse) -> None:
+    """Before its first row, and in the middle of its rows."""
+    timeout = httpx.Timeout(10, read=0.7)
+    async with httpx.AsyncClient(timeout=timeout) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(engine.url, content=ENDLESS)
+        await until(lambda: _count(store, 0), "it is gone", 30)
+        async with client.stream("POST", engine.url, content="SELECT sipHash64(number) FROM numbers(1000000000000)") as reply:
+            await anext(reply.aiter_raw())
+            await until(lambda: _count(store, 1), "it runs", 30)
+        await until(lambda: _count(store, 0), "it is gone", 30)
+
+
+async def test_a_slow_reader_holds_a_place_only_so_long(engine: EngineProcess, store: Clickhouse) -> None:
+    """A client that stops reading is cut off at the time limit of its query, with the reason in the body."""
+    host, _, port = engine.address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=2**16)
+    sql = b"SELECT sipHash64(number) FROM numbers(1000000000000)"
+    writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(sql), sql))
+    await writer.drain()
+    await reader.readuntil(b"\r\n\r\n")
+    await until(lambda: _count(store, 1), "it runs", 30)
+    await until(lambda: _count(store, 0), "it is gone", 60)
+    writer.close()
+
+
+def test_a_large_json_result_streams(engine: EngineProcess) -> None:
+    """The engine's own memory stays far below the size of what it sends."""
+    size = 0
+    with httpx.stream(
+        "POST", engine.url, content="SELECT number AS a, number * 2 AS b FROM numbers(6000000) FORMAT JSON", timeout=60
+    ) as reply:
+        for piece in reply.iter_bytes():
+            size += len(piece)
+            tail = piece
+    assert size > 200 * 2**20
+    assert json.loads(b"{" + tail[tail.rindex(b'"rows":') :])["rows"] == 6_000_000
+    assert engine.process is not None
+    with open(f"/proc/{engine.process.pid}/status") as status:
+        peak = next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS"))
+    assert peak < 1000
