@@ -133,7 +133,7 @@ async def test_another_engines_token_is_said(engine: EngineProcess, tmp_path: Pa
 async def test_nobody_there() -> None:
     """A refused connection is for later, whatever the call."""
     store = Clickhouse(Place("127.0.0.1", free_port()), timeout_s=5)
-    for call in (store.query("SELECT 1"), store.query("DROP TABLE t"), store.insert(block("t", "a", b"{}", "x"))):
+    for call in (store.query("SELECT 1"), store.command("DROP TABLE t"), store.insert(block("t", "a", b"{}", "x"))):
         with pytest.raises(StoreError, match=r"clickhouse http://127\.0\.0\.1"):
             await call
     store.close()

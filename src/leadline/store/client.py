@@ -20,7 +20,6 @@ from urllib.parse import unquote, urlsplit
 from leadline.errors import ConfigError, PermanentError, RetryableError, StoreError
 from leadline.model.blocks import Block
 from leadline.settings import Settings
-from leadline.store.sql import query as read_query
 
 T = TypeVar("T")
 
@@ -123,7 +122,6 @@ _PERMANENT = frozenset(
         ),  # refused
     )
 )
-_GIVES_ROWS = frozenset(("SELECT", "WITH", "(", "FROM", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK"))
 _NOT_THERE_YET = (60, 81)  # UNKNOWN_TABLE, UNKNOWN_DATABASE
 _AUTHENTICATION_FAILED = 516
 _INSERT = {
@@ -196,15 +194,13 @@ class Clickhouse:
         )
 
     async def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Rows as dicts of Python values: times as naive datetimes in UTC (ask for `toUnixTimestamp64Nano(…)` to have nanoseconds).
-
-        A statement that gives no rows (CREATE, ALTER, …) gives an empty list.
-        """
+        """Rows as dicts of Python values: times as naive datetimes in UTC (ask for `toUnixTimestamp64Nano(…)` to have nanoseconds)."""
         given = dict(parameters) if parameters else None
-        if read_query(sql).verb not in _GIVES_ROWS:
-            await self._call(lambda client: client.command(sql, parameters=given), "query")
-            return []
         return await self._call(lambda client: list(client.query(sql, parameters=given).named_results()), "query")
+
+    async def command(self, sql: str) -> None:
+        """Runs a statement that gives no rows."""
+        await self._call(lambda client: client.command(sql), "command")
 
     async def ping(self) -> bool:
         """Whether ClickHouse answers."""
@@ -306,6 +302,9 @@ class Discard:
 
     async def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         raise PermanentError("store.clickhouse is none: nothing is stored, so nothing can be asked")
+
+    async def command(self, sql: str) -> None:
+        """Nothing to do."""
 
     async def ping(self) -> bool:
         return True

@@ -84,7 +84,7 @@ async def apply(store: Store) -> list[str]:
     StoreError
         If ClickHouse does not answer.
     """
-    await store.query(_TABLE)
+    await store.command(_TABLE)
     rows = await store.query(_APPLIED)
     applied = {int(row["number"]): (str(row["name"]), str(row["sha256"])) for row in rows}
     ours = migrations()
@@ -104,7 +104,7 @@ async def apply(store: Store) -> list[str]:
             continue
         for place, statement in enumerate(migration.statements, 1):
             try:
-                await store.query(statement)
+                await store.command(statement)
             except PermanentError as error:
                 raise PermanentError(f"schema: {migration.name}, statement {place}: {error}") from error
         await store.insert(_record(migration))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -49,18 +50,19 @@ async def test_kill_9_loses_no_acknowledged_block_and_doubles_none(tmp_path: Pat
     store = engine.store()
     try:
         await migrate.apply(store)
-        acknowledged = 0
+        acknowledged: list[int] = []
 
         async def send(first: int) -> None:
-            nonlocal acknowledged
             for number in range(first, 60, 2):
                 await insert_until_it_goes_in(store, number)
-                acknowledged += 1
+                acknowledged.append(number)
+
+        def sent(mark: int) -> Callable[[], bool]:
+            return lambda: len(acknowledged) >= mark
 
         senders = [asyncio.create_task(send(first)) for first in (0, 1)]
         for mark in (10, 25, 40):
-            while acknowledged < mark:
-                await asyncio.sleep(0.01)
+            await until(sent(mark), f"{mark} blocks")
             engine.kill()
             await asyncio.to_thread(engine.start)
         await asyncio.gather(*senders)
@@ -110,7 +112,7 @@ async def test_a_large_block_is_one_part(tmp_path: Path) -> None:
     """200,000 rows in one body, in many chunks of the wire: whole or not at all."""
     with EngineProcess(tmp_path) as engine:
         store = engine.store()
-        await store.query(
+        await store.command(
             "CREATE TABLE t (a UInt64, b String) ENGINE = MergeTree ORDER BY a SETTINGS non_replicated_deduplication_window = 10"
         )
         data = b"".join(n.to_bytes(8, "little") + b"\x28" + b"x" * 40 for n in range(200_000))

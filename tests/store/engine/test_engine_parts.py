@@ -85,7 +85,7 @@ def test_wrong_users(headers: dict[str, str], parameters: dict[str, str]) -> Non
 )
 def test_readers_settings(name: str, value: str, applied: str | None) -> None:
     """Limits go down only; what shapes the answer is applied; what steers the transport is passed over."""
-    assert read(**{name: value}).settings.get(name) == applied
+    assert read({}, **{name: value}).settings.get(name) == applied
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_readers_settings(name: str, value: str, applied: str | None) -> None:
 def test_settings_that_readers_may_not_have(name: str, value: str, code: int) -> None:
     """What is not on the list is refused, with ClickHouse's code."""
     with pytest.raises(EngineError) as caught:
-        read(**{name: value})
+        read({}, **{name: value})
     assert caught.value.code == code
 
 
