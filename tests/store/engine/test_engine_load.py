@@ -30,6 +30,32 @@ def test_memory_limit(engine: EngineProcess, ask: Ask) -> None:
     assert engine.process.poll() is None
 
 
+@pytest.mark.parametrize(
+    ("sql", "code"),
+    [
+        ("SELECT " + "(" * 50_000 + "1" + ")" * 50_000, "306"),
+        ("SELECT " + "(" * 100_000, "306"),
+        ("SELECT " + "NOT " * 40_000 + "1", "167"),
+        ("SELECT * FROM " + "(SELECT * FROM " * 3000 + "numbers(1)" + ")" * 3000, "306"),
+        ("SELECT CAST(1, '" + "Array(" * 20_000 + "Int8" + ")" * 20_000 + "')", "306"),
+        ("SELECT '" + "x" * 300_000 + "'", "229"),
+        ("SELECT length(range(1000000000))", "69"),
+        ("SELECT groupArray(number) FROM numbers(10000000000)", "241"),
+        ("SELECT * FROM generateRandom('a Array(Array(Array(String)))', 1, 100000, 100000) LIMIT 1", "241"),
+        ("WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t) SELECT count() FROM t", "306"),
+        ("SELECT finalizeAggregation(CAST(unhex('ffffffffffffffffff01') AS AggregateFunction(groupArray, UInt64)))", "128"),
+        ("SELECT 1 FORMAT \0", "62"),
+    ],
+)
+def test_monstrous_statements(engine: EngineProcess, ask: Ask, sql: str, code: str) -> None:
+    """Deep, long, endless or broken: an error of readable length, and the engine lives."""
+    reply = ask(sql)
+    assert reply.headers["x-clickhouse-exception-code"] == code
+    assert len(reply.text) < 9000
+    assert "formatQuery" not in reply.text
+    assert engine.answers()
+
+
 def test_a_result_that_cannot_be_streamed_is_bounded(ask: Ask) -> None:
     """Pretty is made whole, so it has a limit; the same rows in a format that streams have none."""
     sql = "SELECT number, toString(number) AS s FROM numbers(5000000)"

@@ -17,6 +17,7 @@ QUERY_WAS_CANCELLED = 394
 TOO_MANY_ROWS_OR_BYTES = 396
 ACCESS_DENIED = 497
 AUTHENTICATION_FAILED = 516
+SOCKET_TIMEOUT = 209
 QUERY_IS_TOO_LARGE = 229
 UNKNOWN_EXCEPTION = 1002
 
@@ -51,12 +52,12 @@ _STATUS = {
     404: (46, 47, 50, 56, 60, 63, 73, 78, 81, UNKNOWN_SETTING, 152, 336, 511),
     413: (QUERY_IS_TOO_LARGE,),
     501: (NOT_IMPLEMENTED,),
-    503: (TOO_MANY_SIMULTANEOUS_QUERIES, 209, 439, 745),
+    503: (TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, 439, 745),
 }
 STATUS = {code: status for status, codes in _STATUS.items() for code in codes}
 
 _CODE = re.compile(r"Code: (\d+)\. ")
-_LONGEST = 16 * 1024
+_LONGEST = 8 * 1024
 
 
 class EngineError(Exception):
@@ -71,7 +72,7 @@ class EngineError(Exception):
     """
 
     def __init__(self, code: int, text: str) -> None:
-        self.code, self.text = code, text[:_LONGEST]
+        self.code, self.text = code, text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1000]} … {text[-900:]}"
         super().__init__(self.text)
 
     @property

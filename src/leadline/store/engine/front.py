@@ -28,6 +28,7 @@ from leadline.store.engine.exceptions import (
     ACCESS_DENIED,
     NOT_IMPLEMENTED,
     QUERY_IS_TOO_LARGE,
+    SOCKET_TIMEOUT,
     SYNTAX_ERROR,
     TOO_MANY_ROWS_OR_BYTES,
     EngineError,
@@ -42,6 +43,8 @@ _TAG = string.ascii_lowercase
 _MAX_QUERY = 256 * 1024
 _MAX_WAITED = 2**30
 _INSERT_STEP = 2**20
+# A request that stops coming gives its place to the next.
+_IDLE_S = 30.0
 # A result that ends this soon after its first piece is sent with its length and summary, as one body.
 _WHOLE_AT_ONCE_S = 0.02
 # How long a client that may have stopped reading is given to take the reason why its answer ends.
@@ -154,7 +157,15 @@ class Front:
 
     @staticmethod
     async def _body(request: Request, decoder: codings.Decoder) -> AsyncIterator[bytes]:
-        async for chunk in request.stream():
+        chunks = request.stream()
+        while True:
+            try:
+                async with asyncio.timeout(_IDLE_S):
+                    chunk = await anext(chunks, None)
+            except TimeoutError:
+                raise refusal(SOCKET_TIMEOUT, "SOCKET_TIMEOUT", f"no more of the request came for {_IDLE_S:.0f} s") from None
+            if chunk is None:
+                break
             for piece in decoder.add(chunk):
                 yield piece
         decoder.end()
