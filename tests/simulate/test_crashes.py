@@ -123,6 +123,7 @@ async def test_a_stop_drains(tmp_path: Path, number: int) -> None:
         machine.start("engine")
         machine.start("collect")
         await machine.ready()
+        await until(lambda: bool(machine.query("SELECT count() AS n FROM accounting")), "the tables are there")
         async with grpc.aio.insecure_channel(f"127.0.0.1:{machine.ports['grpc']}") as channel:
             await channel.unary_unary(METHOD)(Requests(SPANS, seed=SEED).next(), timeout=10)
         assert machine.kill("collect", number) == 0
