@@ -80,6 +80,8 @@ class Collector:
             until_ns = self.clock.now_ns() + int(self.settings.shutdown * 0.8 * 1e9)
             await asyncio.gather(self.grpc.stop(self.settings.shutdown * 0.2), self.http.stop(self.settings.shutdown * 0.2))
         await self.journal.drain()
+        if self.settings.store.clickhouse != "none":  # ClickHouse may have come up only now
+            await apply_when_up(self.store, self.clock, asyncio.Event(), until_ns=until_ns)
         await self.writer.drain(until_ns)
         self.journal.report(self.clock.now_ns())  # what has become kept meanwhile
         self.state_left = await self.writer.drain(until_ns)

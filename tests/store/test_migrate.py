@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ async def test_apply_when_up(tmp_path: Path) -> None:
     other = asyncio.create_task(migrate.apply_when_up(store, SystemClock(), given_up_stop))
     given_up_stop.set()
     await other
+    await migrate.apply_when_up(store, SystemClock(), asyncio.Event(), until_ns=time.time_ns() + 300_000_000)
     with engine:
         await asyncio.wait_for(asyncio.gather(waiting, given_up), 60)
         await until(engine.answers, "it answers")

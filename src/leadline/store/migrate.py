@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from leadline.clock import Clock
-from leadline.errors import LeadlineError, PermanentError, RetryableError
+from leadline.errors import PermanentError, StoreError
 from leadline.model.blocks import Block
 from leadline.model.ports import Store
 from leadline.store import sql
@@ -118,8 +118,8 @@ def _record(migration: Migration) -> Block:
     return Block("leadline_migrations", _COLUMNS, "JSONEachRow", json.dumps(row).encode() + b"\n", token, 1)
 
 
-async def apply_when_up(store: Store, clock: Clock, stop: asyncio.Event) -> None:
-    """Applies the schema as soon as ClickHouse answers; ends then, or at `stop`.
+async def apply_when_up(store: Store, clock: Clock, stop: asyncio.Event, *, until_ns: int | None = None) -> None:
+    """Applies the schema as soon as ClickHouse answers; ends then, at `stop`, or at `until_ns`.
 
     A refusal is said loudly and tried again: what was received waits on disk meanwhile.
     """
@@ -129,13 +129,15 @@ async def apply_when_up(store: Store, clock: Clock, stop: asyncio.Event) -> None
             for name in await apply(store):
                 _log.info("store: applied migration %s", name)
             return
-        except LeadlineError as error:
-            if isinstance(error, RetryableError):
-                pause = min(5.0, pause * 1.5)
-            else:
-                pause = 60.0
-                _log.error("store: %s", error)
-        await _sleep(clock, pause, stop)
+        except StoreError:
+            pause = min(5.0, pause * 1.5)
+        except PermanentError as error:
+            pause = 60.0
+            _log.error("store: %s", error)
+        left = pause if until_ns is None else (until_ns - clock.now_ns()) / 1e9
+        if left <= 0:
+            return
+        await _sleep(clock, min(pause, left), stop)
 
 
 async def _sleep(clock: Clock, seconds: float, stop: asyncio.Event) -> None:
