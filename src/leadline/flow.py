@@ -84,6 +84,7 @@ class Collector:
             await apply_when_up(self.store, self.clock, asyncio.Event(), until_ns=until_ns)
         await self.writer.drain(until_ns)
         self.journal.report(self.clock.now_ns())  # what has become kept meanwhile
+        self.journal.report_watermark()
         self.state_left = await self.writer.drain(until_ns)
         self.journal.close()
         self.state.close()

@@ -69,10 +69,14 @@ async def test_the_watermark_is_the_least_of_those_who_speak(store: Any) -> None
     said += [("c", NOW_S - 300, NOW_S - 310, 0), ("d", NOW_S - 4000, NOW_S - 4000, 0)]
     store.rows(
         "watermarks",
-        [{"at": at, "collector": name, "watermark": mark, "lag_p99_ms": lag, "segment": 1} for name, at, mark, lag in said],
+        [
+            {"at": at, "collector": name, "watermark": mark, "sketch_watermark": mark - 60, "lag_p99_ms": lag, "segment": 1}
+            for name, at, mark, lag in said
+        ],
     )
     fleet = await StoreReader(store).fleet(NOW)
     assert fleet.watermark_ns == (NOW_S - 40) * SECOND
+    assert fleet.sketch_watermark_ns == (NOW_S - 100) * SECOND
     assert (fleet.live, fleet.silent_ns, fleet.gaps) == (2, (300 * SECOND,), ())
     # One of three has been silent for 300 s of these 600 s.
     assert fleet.coverage(NOW - 600 * SECOND, NOW) == pytest.approx(1 - 300 / 600 / 3)

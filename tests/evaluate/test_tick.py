@@ -39,7 +39,7 @@ def play(
     states = [state or State()]
     for minute in minutes:
         now = (ZERO + minute) * MINUTE
-        fleet = Fleet(now, 1)
+        fleet = Fleet(now, 1, sketch_watermark_ns=now - MINUTE)
         after, _ = evaluate(now, timeline.readings(request(now, rules, states[-1], fleet), fleet), rules, states[-1], detectors)
         states.append(after)
     return states[1:]

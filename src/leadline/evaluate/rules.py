@@ -229,7 +229,6 @@ class RuleSet:
     time_scale: Fraction = Fraction(1)
     min_coverage: float = 0.5
     resolve_latest_after_ns: int = 3600 * SECOND
-    sketch_window_ns: int = 60 * SECOND
 
     def slis(self) -> list[tuple[str, str, str, str]]:
         """(id, model, among, good) of each SLI to count, once, sorted."""
@@ -304,7 +303,6 @@ def load_rules(
         loading.scale,
         loading.config.min_coverage,
         loading.scaled_ns(loading.config.resolve_latest_after),
-        round(sketch_window_s * 1000) * 1_000_000,
     )
 
 

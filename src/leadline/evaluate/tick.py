@@ -29,7 +29,7 @@ RUNBOOKS = "docs/operate/runbooks.md#"
 def request(now_ns: int, rules: RuleSet, state: State, fleet: Fleet) -> ReadRequest:
     """What the tick at `now_ns` asks of the store."""
     queries: list[DriftQuery] = []
-    sealed_ns = min(now_ns, (fleet.watermark_ns or 0) - rules.sketch_window_ns)
+    sealed_ns = min(now_ns, fleet.sketch_watermark_ns or 0)
     for rule in rules.drift:
         latest = sealed_ns // rule.window_ns * rule.window_ns
         judged = max((_judged_until(finding) for finding in state.alerts.values() if finding.rule == rule.rule), default=0)

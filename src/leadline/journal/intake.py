@@ -17,6 +17,7 @@ from leadline.journal.log import Log
 from leadline.journal.machine import KIND_OF, Machine, Note
 from leadline.journal.recent import Recent
 from leadline.journal.state import State
+from leadline.journal.watermark import Watermark
 from leadline.model.accounting import Key, Ledger
 from leadline.model.blocks import Block
 from leadline.model.ports import Decoder
@@ -25,6 +26,8 @@ from leadline.model.times import unix_seconds
 from leadline.settings import Settings
 
 _log = logging.getLogger("leadline.journal")
+_MARKED = ("sli_counts", "sketches")
+"""Tables that alerts are made from: for each, the evaluator is told until when it is complete."""
 _INLINE = 64 * 1024
 """Bytes below which a request is decoded on the event loop: handing it to a thread would cost more than doing it."""
 
@@ -54,8 +57,11 @@ class Journal:
         self.undecodable_requests = int(state.recall("undecodable", 0))
         self.refused = 0
         self._reported_ns = 0
-        self._last_cut_ns = 0
-        self._watermark_ns = 0
+        self._receiving: dict[object, int] = {}
+        """Receive times of requests that are not on disk yet."""
+        self._watermarks = {table: Watermark() for table in _MARKED}
+        self._marked: list[int] | None = None
+        self._marked_ns = 0
         self.lag_p99_ms: Callable[[], float] = lambda: 0.0
 
     # -- life ------------------------------------------------------------------------------------------------------------
@@ -72,6 +78,10 @@ class Journal:
         self._next_cut_ns = (now // self._segment_ns + 1) * self._segment_ns
         self._next_sketch_ns = (now // self._sketch_ns + 1) * self._sketch_ns
         self._log.control = self._machine.control
+        # A directory that nothing was ever received into is complete until now; else what the last run knew holds.
+        fresh = None if n or self._state.newest else [now] * len(_MARKED)
+        known = self._state.recall("watermarks", fresh) or [None] * len(_MARKED)
+        self._watermarks = {table: Watermark(known_ns) for table, known_ns in zip(_MARKED, known, strict=True)}
         self._log.start()
         return n
 
@@ -87,7 +97,7 @@ class Journal:
         """At shutdown: decides everything, gives everything out, closes."""
         now = self._clock.now_ns()
         await self._in_order(lambda: self._decide(now, everything=True))
-        await asyncio.wrap_future(self._log.submit(Kind.CUT, b"", now, flag=1))  # type: ignore[arg-type]
+        await asyncio.wrap_future(self._log.submit(Kind.CUT, b"", now, flag=1, note=now))  # type: ignore[arg-type]
         await self._in_order(lambda: None)
 
     def close(self) -> None:
@@ -103,7 +113,14 @@ class Journal:
         if not body:
             return Receipt()
         self._refuse_under_pressure(len(body))
-        now = self._clock.now_ns()
+        now, request = self._clock.now_ns(), object()
+        self._receiving[request] = now
+        try:
+            return await self._accept(signal, body, now)
+        finally:
+            del self._receiving[request]
+
+    async def _accept(self, signal: Signal, body: bytes, now: int) -> Receipt:
         try:
             decoded, items = await self._decode(signal, body, now)
         except InvalidRequest:
@@ -162,6 +179,15 @@ class Journal:
         if frame.kind in REQUESTS:
             with self._backlog_lock:
                 self._backlog -= len(frame.payload)
+        elif frame.kind is Kind.CUT and note is not None:
+            self._watermarks["sli_counts"].cut(note, self._state.newest)
+            if frame.flag or not self._machine.uncut:
+                self._watermarks["sketches"].cut(note, self._state.newest)
+
+    def _nothing_to_cut(self, before_ns: int) -> None:
+        if not self._machine.uncut:
+            for mark in self._watermarks.values():
+                mark.cut(before_ns, self._state.newest)
 
     # -- appointments ----------------------------------------------------------------------------------------------------
 
@@ -175,9 +201,13 @@ class Journal:
             self._next_cut_ns = (now_ns // self._segment_ns + 1) * self._segment_ns
             if sketches:
                 self._next_sketch_ns = (now_ns // self._sketch_ns + 1) * self._sketch_ns
+            # What was received before this is on disk, so it comes before the cut.
+            before_ns = min([now_ns, *self._receiving.values()])
             if self._log.frames_in_file or self._machine.uncut:
-                self._log.submit(Kind.CUT, b"", now_ns, flag=int(sketches), wait=False)
-            self._log.run_in_order(lambda: self._after_cut(now_ns))
+                self._log.submit(Kind.CUT, b"", now_ns, flag=int(sketches), note=before_ns, wait=False)
+            else:
+                self._log.run_in_order(lambda: self._nothing_to_cut(before_ns))
+            self._log.run_in_order(self._after_cut)
 
     def control(self, rules: Mapping[str, Any]) -> None:
         """Puts rules into force, if they are others than those in force."""
@@ -193,6 +223,7 @@ class Journal:
             if now_ns - self._reported_ns >= max(1.0, self._settings.store.flush) * 1e9:
                 self._reported_ns = now_ns
                 self.report(now_ns)
+            self.report_watermark()
         finally:
             self._ticking = False
 
@@ -201,20 +232,28 @@ class Journal:
         assert written is not None
         return written.result()
 
-    def _after_cut(self, cut_ns: int) -> None:
-        self._last_cut_ns = cut_ns
+    def _after_cut(self) -> None:
         self._tidy()
-        self._report_watermark()
+        self.report_watermark(anyway=True)
 
-    def _report_watermark(self) -> None:
-        """Says until when everything received is in ClickHouse; also when nothing comes, so that alerts can resolve."""
-        if not any(block.table == "sli_counts" for _, block in self._state.pending()):
-            self._watermark_ns = self._last_cut_ns
-        now = self._clock.now_ns()
-        name, columns = self._settings.collector, ("at", "collector", "watermark", "lag_p99_ms", "segment")
-        row = dict(zip(columns, (unix_seconds(now), name, unix_seconds(self._watermark_ns), self.lag_p99_ms(), 0), strict=True))
-        block = Block("watermarks", columns, "JSONEachRow", (json.dumps(row) + "\n").encode(), f"{name}/0/watermarks/{now}", 1)
-        self._state.put(block)
+    def report_watermark(self, *, anyway: bool = False) -> None:
+        """Says until when everything received is in ClickHouse: when that has moved, and each segment, so that alerts can resolve."""
+        marks = [mark.reached(self._state.oldest_pending(table)) for table, mark in self._watermarks.items()]
+        known = [mark for mark in marks if mark is not None]
+        if len(known) < len(marks) or (known == self._marked and not anyway):
+            return
+        self._marked, self._marked_ns = known, max(self._clock.now_ns(), self._marked_ns + 1)
+        name = self._settings.collector
+        row = {
+            "at": unix_seconds(self._marked_ns),
+            "collector": name,
+            "watermark": unix_seconds(known[0]),
+            "sketch_watermark": unix_seconds(known[1]),
+            "lag_p99_ms": self.lag_p99_ms(),
+            "segment": 0,
+        }
+        token = f"{name}/0/watermarks/{self._marked_ns}"
+        self._state.put(Block("watermarks", tuple(row), "JSONEachRow", (json.dumps(row) + "\n").encode(), token, 1))
 
     def _tidy(self) -> None:
         self._log.forget_before(self._machine.needed_from)
@@ -222,6 +261,8 @@ class Journal:
         self._disk_bytes = self._log.size()
         self._state.remember("undecodable", self.undecodable_requests)
         self._state.remember("next_sequence", self._log.next_sequence)
+        if self._marked is not None:
+            self._state.remember("watermarks", self._marked)
 
     async def _in_order(self, call: Any) -> None:
         done: Future[None] = Future()

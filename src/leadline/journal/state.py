@@ -72,6 +72,7 @@ class State:
         self._pending: dict[int, Block] = {}
         self._sizes: dict[int, int] = {}
         self._pending_bytes = 0
+        self._newest = 0
         for row in self._db.execute("SELECT id, token, tbl, columns, format, rows, size, counts FROM blocks ORDER BY id"):
             self._remember(row[0], _block(row[1:]), row[6])
         known = {self._path(token).name for (token,) in self._db.execute("SELECT token FROM blocks")}
@@ -154,6 +155,17 @@ class State:
         with self._lock:
             return list(self._pending.items())
 
+    @property
+    def newest(self) -> int:
+        """The number of the newest block that was put into the outbox; 0 before the first."""
+        with self._lock:
+            return self._newest
+
+    def oldest_pending(self, table: str) -> int | None:
+        """The lowest number of the table's blocks that are not yet acknowledged."""
+        with self._lock:
+            return min((number for number, block in self._pending.items() if block.table == table), default=None)
+
     def load(self, block: Block) -> Block:
         """The block with its data."""
         data = self._memory[block.token] if self._memory is not None else self._path(block.token).read_bytes()
@@ -226,6 +238,7 @@ class State:
         )
 
     def _remember(self, number: int, block: Block, size: int) -> None:
+        self._newest = max(self._newest, number)
         self._pending[number] = Block(block.table, block.columns, block.format, b"", block.token, block.rows, block.counts)
         self._sizes[number] = size
         self._pending_bytes += size

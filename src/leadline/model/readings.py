@@ -137,19 +137,22 @@ class Fleet:
     Parameters
     ----------
     watermark_ns : int or None
-        Everything that happened before it is in the store; None where no collector has said so yet.
+        Everything that happened before it is in the exact counts; None where no collector has said so yet.
     live : int
         Collectors that have spoken lately.
     silent_ns : tuple of int
         For each collector that has stopped speaking within the last hour: for how long.
     gaps : tuple of (from_ns, until_ns)
         Times at which no collector spoke at all.
+    sketch_watermark_ns : int or None
+        As `watermark_ns`, of sketches, which go out less often.
     """
 
     watermark_ns: int | None = None
     live: int = 0
     silent_ns: tuple[int, ...] = ()
     gaps: tuple[tuple[int, int], ...] = ()
+    sketch_watermark_ns: int | None = None
 
     def coverage(self, start_ns: int, end_ns: int) -> float:
         """Share of [start, end) that the collectors could have seen, in [0, 1]; 1 where there is nothing to say."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from leadline._kernel import SKETCH_COLUMNS, Sketches, SpanBatch, prediction_columns
 from leadline.model.blocks import Block
-from leadline.model.columns import columns_of
+from leadline.model.columns import Columns, columns_of
 from leadline.model.requests import Cut, Request
 from leadline.settings import SketchConfig
 from leadline.sketch.slis import COLUMNS, SliCounters
@@ -35,6 +35,7 @@ class Measure:
         self._uncounted_rows = 0
         self._since: int | None = None
         self._counted_since: int | None = None
+        self._latest: SpanBatch | None = None
         self._lags = np.empty(0, dtype=np.int64)
         self.overflow: dict[str, int] = {}
 
@@ -50,7 +51,7 @@ class Measure:
 
     @property
     def lag_p99_ms(self) -> float:
-        """Receive time less event time of the latest predictions, p99; 0 while no SLI is counted."""
+        """Receive time less event time of the latest predictions, p99; 0 before the first."""
         return float(np.quantile(self._lags, 0.99)) / 1e6 if len(self._lags) else 0.0
 
     def control(self, rules: Mapping[str, Any]) -> None:
@@ -74,6 +75,7 @@ class Measure:
         if self._since is None:
             self._since = request.sequence
         self._sketches.add(request.decoded)
+        self._latest = request.decoded
         if self._slis.active:
             if self._counted_since is None:
                 self._counted_since = request.sequence
@@ -84,6 +86,9 @@ class Measure:
 
     def cut(self, cut: Cut) -> list[Block]:
         self._count()
+        if self._latest is not None:  # without an SLI: a request a segment is enough to know how late predictions come
+            self._note_lags(columns_of(prediction_columns([self._latest])))
+            self._latest = None
         token = f"{self._collector}/{cut.sequence}"
         data, rows = self._slis.drain(self._collector, cut.sequence)
         self._counted_since = None
@@ -108,7 +113,10 @@ class Measure:
     def _count(self) -> None:
         if self._uncounted:
             columns = columns_of(prediction_columns(self._uncounted))
-            lag_ns = columns["receive_time"].values - columns["event_time"].values
-            self._lags = np.concatenate([self._lags, lag_ns[:: max(1, len(lag_ns) // _LAGS)]])[-_LAGS:]
+            self._note_lags(columns)
             self._slis.count(columns)
-            self._uncounted, self._uncounted_rows = [], 0
+            self._uncounted, self._uncounted_rows, self._latest = [], 0, None
+
+    def _note_lags(self, columns: Columns) -> None:
+        lag_ns = columns["receive_time"].values - columns["event_time"].values
+        self._lags = np.concatenate([self._lags, lag_ns[:: max(1, len(lag_ns) // _LAGS)]])[-_LAGS:]

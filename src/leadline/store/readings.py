@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 _WATERMARKS = """
 SELECT collector, toUnixTimestamp64Milli(max(at)) AS at_ms, toUnixTimestamp64Milli(max(watermark)) AS watermark_ms,
-       argMax(lag_p99_ms, at) AS lag_ms
+       toUnixTimestamp64Milli(max(sketch_watermark)) AS sketch_watermark_ms, argMax(lag_p99_ms, at) AS lag_ms
 FROM watermarks WHERE at > fromUnixTimestamp64Milli({since:Int64}) AND at <= fromUnixTimestamp64Milli({now:Int64})
 GROUP BY collector
 """
@@ -135,15 +135,20 @@ class StoreReader:
         self._gaps: tuple[int, tuple[tuple[int, int], ...]] = (0, ())
 
     async def fleet(self, now_ns: int) -> Fleet:
-        """What the collectors have said of themselves: the least watermark of those that speak, less their measured lag."""
+        """What the collectors have said of themselves: the least watermarks of those that speak, less their measured lag."""
         now_ms = now_ns // MS
         rows = await self._store.query(_WATERMARKS, {"since": now_ms - HOUR_MS, "now": now_ms})
         ages = {row["collector"]: now_ms - int(row["at_ms"]) for row in rows}
         live = [row for row in rows if ages[row["collector"]] < self._silent_s * 1000]
-        # Events come later than they happen: what is in the store by receive time is complete by event time a little further back.
-        marks = [int(row["watermark_ms"]) - round(min(max(float(row["lag_ms"]), 0.0), self._silent_s * 1000)) for row in live]
+
+        def least(name: str) -> int | None:
+            # Events come later than they happen: what is in the store by receive time is complete by event time a little further back.
+            marks = [int(row[name]) - round(min(max(float(row["lag_ms"]), 0.0), self._silent_s * 1000)) for row in live]
+            return min(marks) * MS if marks else None
+
         silent = tuple(sorted(ages[row["collector"]] * MS for row in rows if ages[row["collector"]] >= self._silent_s * 1000))
-        return Fleet(min(marks) * MS if marks else None, len(live), silent, await self._times_without_collectors(now_ms))
+        gaps = await self._times_without_collectors(now_ms)
+        return Fleet(least("watermark_ms"), len(live), silent, gaps, least("sketch_watermark_ms"))
 
     async def _times_without_collectors(self, now_ms: int) -> tuple[tuple[int, int], ...]:
         """Looked up once a minute: a gap is only known when it is over."""

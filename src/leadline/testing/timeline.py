@@ -47,7 +47,7 @@ class Timeline:
     async def fleet(self, now_ns: int) -> Fleet:
         if self.down:
             raise StoreError("the timeline is down")
-        return Fleet(now_ns - self.lag_ns, self.live, self.silent_ns)
+        return Fleet(now_ns - self.lag_ns, self.live, self.silent_ns, sketch_watermark_ns=now_ns - self.lag_ns)
 
     async def read(self, request: ReadRequest, fleet: Fleet) -> Readings:
         return self.readings(request, fleet)

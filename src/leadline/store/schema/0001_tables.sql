@@ -170,12 +170,14 @@ ENGINE = MergeTree
 ORDER BY (collector, revision)
 SETTINGS non_replicated_deduplication_window = 10000;
 
--- What the event clock of each collector has reached: everything received before `watermark` is in these tables.
+-- How far each collector has come, by receive time: everything received before `watermark` is in sli_counts, everything received
+-- before `sketch_watermark` is in sketches. A row when either has moved, and one each journal segment.
 CREATE TABLE IF NOT EXISTS watermarks
 (
     at              DateTime64(3),
     collector       LowCardinality(String),
     watermark       DateTime64(3),
+    sketch_watermark DateTime64(3),
     lag_p99_ms      Float64,                  -- measured p99 of receive time - event time
     segment         UInt64
 )
