@@ -172,6 +172,13 @@ def test_clickhouse_connect_by_itself(engine: EngineProcess) -> None:
         assert reader.query("SELECT {x:UInt8} + 1 AS y", parameters={"x": 41}).result_rows == [(42,)]
         with pytest.raises(ProgrammingError, match="readonly"):  # it looks into system.settings first
             reader.query("SELECT 1", settings={"max_execution_time": 2})
+        before = clickhouse_connect.common.get_setting("invalid_setting_action")
+        clickhouse_connect.common.set_setting("invalid_setting_action", "send")
+        try:
+            asked = "SELECT getSetting('max_execution_time')"
+            assert reader.query(asked, settings={"max_execution_time": 2, "max_block_size": 10}).result_rows == [(2,)]
+        finally:
+            clickhouse_connect.common.set_setting("invalid_setting_action", before)
         assert reader.command("SELECT 5") == 5
         assert reader.command("SELECT currentDatabase()") == "leadline"
         with reader.query_row_block_stream("SELECT number FROM numbers(1000000)") as stream:
