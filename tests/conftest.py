@@ -15,6 +15,7 @@ import pytest
 PARTS = {
     "alertmanager": ("prometheus-alertmanager", "apt-get install prometheus-alertmanager"),
     "promtool": ("promtool", "apt-get install prometheus"),
+    "curl": ("curl", "apt-get install curl"),
     "chromium": ("chromium", "apt-get install chromium"),
     "telemetrygen": (
         "telemetrygen",

@@ -248,6 +248,7 @@ def test_get_does_not_write(engine: EngineProcess) -> None:
     assert reply.headers["x-clickhouse-exception-code"] == "164"
 
 
+@pytest.mark.needs("curl")
 def test_curl(engine: EngineProcess) -> None:
     """The client that everybody has: GET, POST, parameters, compression."""
 
