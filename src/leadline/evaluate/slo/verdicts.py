@@ -140,7 +140,14 @@ def _words(rule: SloRule, severity: Severity, version: str, *, nearest: PairRead
     pair = nearest.pair
     what = f"{rule.model} {version}".strip() if version else rule.model
     long, short = spoken(pair.long_ns), spoken(pair.short_ns)
-    burn = f"{float(nearest.burn_long):.3g}" if nearest.burn_long is not None else "no"
+    burn, burn_short = ("no" if value is None else f"{float(value):.3g}" for value in (nearest.burn_long, nearest.burn_short))
+    limit = f"{severity} at {float(nearest.needed):.4g}"
+    if nearest.tripped:
+        summary = f"{what}: {rule.name} burns its error budget {burn} times too fast over {long} ({limit})"
+    else:
+        summary = (
+            f"{what}: {rule.name} burns its error budget {burn_short} times as fast as it may over {short}, {burn} over {long} ({limit})"
+        )
     period = spoken(rule.period_ns)
     lines = [
         f"{_share(nearest.long)} over {long}, {_share(nearest.short)} over {short}; "
@@ -165,8 +172,7 @@ def _words(rule: SloRule, severity: Severity, version: str, *, nearest: PairRead
     of_version = f" AND version = {quoted(version)}" if version else ""
     since_s = max(1, pair.long_ns // 1_000_000_000)
     annotations = {
-        "summary": f"{what}: {rule.name} burns its error budget {burn} times too fast over {long} "
-        f"({severity} at {float(nearest.needed):.4g})",
+        "summary": summary,
         "description": "\n".join(lines),
         "windows": f"{nearest.windows} at {float(pair.factor):.4g}",
         "budget_left": left,
