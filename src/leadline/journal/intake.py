@@ -135,26 +135,20 @@ class Journal:
         if self._recent.seen(digest, now):
             self._log.submit(Kind.DUPLICATE, _items_json(items), now, wait=False)
             return receipt
-        loop_future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        loop_future.add_done_callback(_retrieved)
-        self._recent.begin(digest, loop_future)
+        written = asyncio.wrap_future(self._log.submit(KIND_OF[signal], body, now, digest=digest, note=(decoded, items)))  # type: ignore[arg-type]
         with self._backlog_lock:
             self._backlog += len(body)
-        try:
-            written = self._log.submit(KIND_OF[signal], body, now, digest=digest, note=(decoded, items))
-            await asyncio.wrap_future(written)  # type: ignore[arg-type]
-        except BaseException as error:
-            # Cancelled: the frame may still be written, so what it is must not be forgotten.
-            self._recent.end(digest, now if isinstance(error, asyncio.CancelledError) else None)
-            if not loop_future.done():
-                loop_future.set_exception(Overloaded("the same request was not written on another connection", retry_after_s=1))
-            if not isinstance(error, asyncio.CancelledError):
-                with self._backlog_lock:
-                    self._backlog -= len(body)
-            raise
-        self._recent.end(digest, now)
-        loop_future.set_result(0)
+        self._recent.begin(digest, written)
+        written.add_done_callback(lambda done: self._is_written(done, digest, now, len(body)))
+        await asyncio.shield(written)  # a client that goes away changes nothing: the frame is written all the same
         return receipt
+
+    def _is_written(self, written: asyncio.Future[int], digest: bytes, now: int, size: int) -> None:
+        failed = written.cancelled() or written.exception() is not None
+        self._recent.end(digest, None if failed else now)
+        if failed:
+            with self._backlog_lock:
+                self._backlog -= size
 
     async def _decode(self, signal: Signal, body: bytes, now: int) -> Note:
         if len(body) < _INLINE:
@@ -320,8 +314,3 @@ def _receipt(rejected: Mapping[str, int]) -> Receipt:
 
 def _items_json(items: Mapping[Key, int]) -> bytes:
     return json.dumps([[signal, model, n] for (signal, model), n in items.items()]).encode()
-
-
-def _retrieved(future: asyncio.Future[int]) -> None:
-    if not future.cancelled():
-        future.exception()
