@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from leadline.errors import StoreError
 from leadline.model.blocks import Block
@@ -166,3 +167,12 @@ def test_one_engine_a_directory(tmp_path: Path) -> None:
         assert same.returncode == 2
         assert f"in use by process {engine.process.pid}" in same.stderr
         assert engine.answers()
+
+
+def test_times_are_utc_wherever_the_machine_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a row says does not depend on where the engine runs."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    with EngineProcess(tmp_path) as engine:
+        reply = httpx.post(engine.url, content="SELECT timezone(), toDateTime(0), toUnixTimestamp('2026-07-01 00:00:00')")
+        assert reply.text == "UTC\t1970-01-01 00:00:00\t1782864000\n"
+        assert reply.headers["x-clickhouse-timezone"] == "UTC"

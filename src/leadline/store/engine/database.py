@@ -302,14 +302,14 @@ class Database:
                 cache=min(self._memory // 16, 512 * 2**20),
             )
         )
+        # Time without a zone means UTC, in what is inserted and in what is shown. chdb takes the zone from here alone, when it is loaded.
+        os.environ["TZ"] = "UTC"
+        time.tzset()
         try:
             chdb: Any = importlib.import_module("chdb")
             library: Any = importlib.import_module("chdb._chdb")
         except ImportError as error:
             raise ConfigError([f"leadline engine needs chdb ({error}). pip install 'leadline[embedded]'"]) from error
-        # Time without a zone means UTC, in what is inserted and in what is shown; chdb takes the zone from here alone.
-        os.environ["TZ"] = "UTC"
-        time.tzset()
         library.set_signal_handlers_enabled(0)
         self._chdb = chdb
         self._keeper = self.connect()
