@@ -19,7 +19,7 @@ Ask = Callable[..., httpx.Response]
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
     """An engine with the shipped schema, small limits, and two readers."""
-    overrides = ("engine.readers=2", "engine.max_execution=5s", "engine.max_query_memory=200MiB", "engine.max_memory=1GiB")
+    overrides = ("engine.readers=2", "engine.max_query_memory=200MiB", "engine.max_memory=1GiB")
     with EngineProcess(tmp_path_factory.mktemp("engine"), overrides) as process:
         store = process.store()
         asyncio.run(migrate.apply(store))

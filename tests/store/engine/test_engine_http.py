@@ -111,10 +111,10 @@ def test_parameters(ask: Ask) -> None:
 def test_settings_of_a_query(ask: Ask) -> None:
     """They hold for one query, and limits go down only."""
     sql = "SELECT getSetting('max_execution_time'), getSetting('max_memory_usage'), getSetting('readonly')"
-    assert ask(sql).text == "5\t209715200\t1\n"
+    assert ask(sql).text == "60\t209715200\t1\n"
     assert ask(sql, max_execution_time=2, max_memory_usage=10**12).text == "2\t209715200\t1\n"
     assert ask("SELECT now() = toDateTime(now(), 'UTC'), toHour(toDateTime(0))", session_timezone="Asia/Tokyo").text == "1\t9\n"
-    assert ask(sql).text == "5\t209715200\t1\n"
+    assert ask(sql).text == "60\t209715200\t1\n"
     assert ask("SELECT currentDatabase()", database="system").text == "system\n"
     assert ask("SELECT currentDatabase()", database="default").text == "leadline\n"
 

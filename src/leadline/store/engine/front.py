@@ -203,7 +203,7 @@ class Front:
         settings = dict(ask.settings)
         if ask.writer:
             access.check_writer(query)
-            settings.setdefault("max_execution_time", f"{self._database.ceilings['max_execution_time']:.15g}")
+        settings.setdefault("max_execution_time", f"{self._database.ceilings['max_execution_time']:.15g}")
         if joiner is None or not streams:
             asked = settings.get("max_result_bytes", "")
             settings["max_result_bytes"] = str(
@@ -231,11 +231,11 @@ class Front:
             session = await lane.start(opened)
             steps = Steps(self._database, lane, session, request.receive)
             try:
-                await self._send(steps, pieces(session), ask, reply)
+                await self._send(steps, pieces(session), ask.wait, float(settings["max_execution_time"]), reply)
             finally:
                 await asyncio.shield(steps.close())
 
-    async def _send(self, steps: Steps, pieces: Iterator[bytes], ask: asking.Ask, reply: Reply) -> None:
+    async def _send(self, steps: Steps, pieces: Iterator[bytes], wait: bool, execution_s: float, reply: Reply) -> None:
         started = time.monotonic()
         progress = steps.session.progress
 
@@ -244,7 +244,7 @@ class Front:
 
         first = await steps.run(following)
         rest = steps.begin(following)
-        if ask.wait:
+        if wait:
             with tempfile.SpooledTemporaryFile(max_size=8 * 2**20) as kept:
                 size, piece = len(first or b""), first
                 while piece is not None:
@@ -274,7 +274,7 @@ class Front:
         reply.summary(progress, time.monotonic() - started)
         await reply.begin()
         try:
-            async with asyncio.timeout(self._database.ceilings["max_execution_time"] * 2 + 5):
+            async with asyncio.timeout(execution_s * 2 + 5 if execution_s else None):
                 await reply.more(body)
                 while (piece := await steps.wait(rest)) is not None:
                     rest = steps.begin(following)
