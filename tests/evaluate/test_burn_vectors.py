@@ -159,6 +159,9 @@ def test_a_page_says_what_a_person_needs(rules: RuleSet) -> None:
     assert "4,500 of 30,000 predictions bad (15 %) over 5m" in notes["description"]
     assert "allows 0.1 %" in notes["description"]
     assert notes["windows"] == "1h/5m at 14.4"
-    assert notes["budget_left"].endswith("%")
+    # 6,300 bad of 1,440 + 7 minutes at 6,000 a minute; a day of thirty is on record, and the budget is of all thirty.
+    assert notes["budget_left"] == "97.57 % of 30d"
+    assert "Only 1d of the 30d are on record: 6,300 bad of" in notes["description"]
+    assert notes["budget_exhausted_in"] in notes["description"]
     assert "runbooks.md#leadlineburnrate" in notes["runbook"]
     assert "model = 'fraud'" in notes["query"]

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from leadline.clock import Clock
 from leadline.errors import ConfigError, LeadlineError, PermanentError, RetryableError
@@ -21,8 +21,9 @@ from leadline.evaluate.publishing import publish
 from leadline.evaluate.rules import RuleSet, load_rules
 from leadline.evaluate.state import State, rebuild
 from leadline.evaluate.tick import evaluate, request
+from leadline.evaluate.wording import instant
 from leadline.model.blocks import Block
-from leadline.model.findings import COLUMNS, Finding, to_row
+from leadline.model.findings import COLUMNS, Finding, Kind, Phase, to_row
 from leadline.model.ports import Notifier, Reader, Store
 from leadline.model.readings import Fleet
 from leadline.settings import Settings
@@ -90,6 +91,9 @@ class Evaluator:
         self.state = rebuild(findings)
         self._notifier.update(findings)
         self.ready = True
+        for finding in findings:
+            if finding.phase is Phase.FIRING and finding.kind is not Kind.DEAD_MAN:
+                _log.warning("still firing: %s", _said(finding))
 
     async def _publish(self, now_ns: int) -> None:
         if self._published_ns is None or now_ns - self._published_ns >= PUBLISH_EVERY_NS:
@@ -126,7 +130,9 @@ class Evaluator:
             missed = (tick_ns - self.state.tick_ns) // self.every_ns - 1
             self.left_out += missed
             _log.warning("%d ticks were missed and are too old to be evaluated: evaluate.max_backlog", missed)
+        before = self.state.alerts
         self.state, findings = evaluate(tick_ns, readings, self.rules, self.state, self._detectors)
+        self._tell(before, findings)
         self._unwritten.append(self._block(tick_ns, findings))
         await self._write()
         self._notifier.update(findings)
@@ -135,6 +141,26 @@ class Evaluator:
         except LeadlineError as error:
             _log.warning("rules are published later: %s", error)
         return True
+
+    @staticmethod
+    def _tell(before: Mapping[str, Finding], findings: Sequence[Finding]) -> None:
+        """Logs what has changed."""
+        for finding in findings:
+            earlier = before.get(finding.fingerprint)
+            was = earlier.phase if earlier else Phase.INACTIVE
+            if finding.state == "error" and (earlier is None or earlier.state != "error"):
+                _log.warning("cannot be evaluated: %s: %s", finding.rule, finding.annotations.get("evaluation_error", ""))
+            if finding.phase is was or finding.kind is Kind.DEAD_MAN:
+                continue
+            if finding.phase is Phase.FIRING:
+                _log.warning("firing: %s", _said(finding))
+            elif was is Phase.FIRING:
+                ended = instant(finding.resolved_at_ns or finding.evaluated_at_ns)
+                _log.warning(
+                    "resolved: %s (%s), fired %s, ended %s", finding.rule, finding.severity, instant(finding.fired_at_ns or 0), ended
+                )
+            elif finding.phase is Phase.PENDING:
+                _log.info("pending: %s", _said(finding))
 
     def _block(self, tick_ns: int, findings: Sequence[Finding]) -> Block:
         data = "\n".join(json.dumps(to_row(finding, self.name), ensure_ascii=False) for finding in findings).encode()
@@ -158,9 +184,12 @@ class Evaluator:
     def unreadable(self, error: Exception | None) -> None:
         """Says once that the store does not answer, and once that it does again."""
         if error is not None and not self._unreadable:
-            _log.warning("ticks wait for the store, and firing alerts are kept: %s", error)
+            if self.ready:
+                _log.warning("ticks wait for the store, and firing alerts are kept: %s", error)
+            else:
+                _log.info("the first tick waits for the store: %s", error)
         if error is None and self._unreadable:
-            _log.warning("the store answers again; missed ticks are evaluated now")
+            _log.info("the store answers; ticks that waited are evaluated now")
         self._unreadable = error is not None
         self._notifier.unreadable(None if error is None else str(error)[:1000])
 
@@ -169,6 +198,11 @@ class Evaluator:
         until_ns = self.next_tick_ns() + round((self.config.lag or 0.0) * SECOND) - self._clock.now_ns()
         poll_s = min(POLL_S, self.every_ns / SECOND / 10)
         return max(until_ns / SECOND, poll_s)
+
+
+def _said(finding: Finding) -> str:
+    since = instant(finding.fired_at_ns or finding.active_at_ns or finding.evaluated_at_ns)
+    return f"{finding.rule} ({finding.severity}) since {since}: {finding.annotations.get('summary', '')}"
 
 
 async def run(
@@ -194,6 +228,11 @@ async def run(
         rules = rules_of(settings, detectors)
     for warning in rules.warnings:
         _log.warning("%s", warning)
+    told = ", ".join(settings.alert.alertmanagers) or "nobody (alert.alertmanagers is empty)"
+    _log.info(
+        "rules in force: %d of SLOs, %d of drift, %d about Leadline itself; a tick every %g s; told: %s",
+        len(rules.slos), len(rules.drift), len(rules.own), settings.evaluate.every, told,
+    )  # fmt: skip
     evaluator = Evaluator(settings, rules, store=store, reader=reader, notifier=notifier, clock=clock, detectors=detectors, name=name)
     while not stop.is_set():
         try:

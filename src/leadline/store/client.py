@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -226,6 +227,8 @@ class Clickhouse:
         except ClickHouseError as error:
             code = getattr(error, "code", None)
             text = f"clickhouse {self.place.shown}: {what}: {_said(error)}"
+            if code in _NOT_THERE_YET:
+                text += ". A collector makes the tables when it starts, and so does `leadline schema apply`"
             if code is None:
                 if isinstance(error, ProgrammingError):
                     raise PermanentError(text) from error
@@ -343,6 +346,8 @@ def _said(error: Exception) -> str:
     """ClickHouse's own words, without the client's frame around them."""
     text = str(error)
     text = text[at:] if (at := text.find("Code: ")) >= 0 else text
+    if refused := re.search(r"Failed to (?:establish a new connection: [^\"')]*|resolve '[^']*' \([^)]*\))", text):
+        return refused[0]  # without the URL of the query and its parameters
     text = text.rpartition(" (for url ")[0] or text
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 100]} … {text[-100:]}"
 

@@ -13,12 +13,14 @@ from leadline.errors import LeadlineError
 from leadline.model.ports import Store
 
 _log = logging.getLogger("leadline.store")
+_TELL_AFTER = 3
+"""Failures in a row: at a first start the tables are not there yet, and a restart of ClickHouse is over by then."""
 _SQL = "SELECT name, argMax(body, created_at) AS newest FROM rules WHERE name IN ('slis', 'references') GROUP BY name"
 
 
 async def poll_rules(store: Store, into: Callable[[dict[str, Any]], None], every_s: float, stop: asyncio.Event) -> None:
     """Hands new rules on until `stop`. While ClickHouse does not answer, those in force stay."""
-    silent = False
+    failures = 0
     while not stop.is_set():
         try:
             rules: dict[str, Any] = {}
@@ -26,10 +28,10 @@ async def poll_rules(store: Store, into: Callable[[dict[str, Any]], None], every
                 rules.update(json.loads(row["newest"]))
             if rules:
                 into(rules)
-            silent = False
+            failures = 0
         except LeadlineError as error:
-            if not silent:
+            failures += 1
+            if failures == _TELL_AFTER:
                 _log.warning("rules cannot be read, those in force stay: %s", error)
-            silent = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), every_s)

@@ -66,6 +66,11 @@ class Processes:
         process.send_signal(number)
         return process.wait(timeout=timeout_s)
 
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs another command, such as `status`, with the same options; returns its status and what it printed."""
+        command = [sys.executable, "-m", "leadline.look.cli", *arguments, *self.options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
     def log(self, name: str) -> str:
         return (self.data / f"{name}.log").read_text(errors="replace")
 

@@ -120,19 +120,24 @@ class Budget:
     ----------
     counts : Counts
     left : Fraction or None
-        1 is untouched, 0 is used up, below 0 is overdrawn; None without events.
+        Of what the objective allows among these counts: 1 is untouched, 0 is used up, below 0 is overdrawn; None without events.
     """
 
     counts: Counts
     left: Fraction | None
 
-    def exhausted_in_ns(self, period_ns: int, burn: Fraction | None) -> int | None:
+    def left_of_period(self, recorded: float) -> Fraction | None:
+        """What is left of the whole period's budget when only a share of the period is on record, and the rest had traffic and no errors."""
+        return None if self.left is None else 1 - (1 - self.left) * Fraction(recorded)
+
+    def exhausted_in_ns(self, period_ns: int, burn: Fraction | None, recorded: float = 1.0) -> int | None:
         """Time until nothing is left at this burn; 0 if nothing is; None if it never happens."""
-        if self.left is not None and self.left <= 0:
+        left = self.left_of_period(recorded)
+        if left is not None and left <= 0:
             return 0
-        if self.left is None or not burn:
+        if left is None or not burn:
             return None
-        return int(period_ns * self.left / burn)
+        return int(period_ns * left / burn)
 
 
 def error_budget(counts: Counts, objective: Fraction) -> Budget:

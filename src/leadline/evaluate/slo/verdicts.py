@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +19,13 @@ from leadline.model.readings import Counts, Failed, Readings, SliCounts
 RUNBOOK = "docs/operate/runbooks.md#leadlineburnrate"
 ALL = "all"
 """The `version` of an alert that is not about one."""
+WHOLE = 0.99
+"""Share of the SLO's period on record from which it is spoken of as the whole."""
+HELD = {
+    "min_events": "there are fewer predictions than min_events in the long window",
+    "min_bad": "there are fewer bad predictions than min_bad in the long window",
+    "insufficient_history": "too little of the long window is on record, and too little of the budget is used up",
+}
 
 
 def burn_labels(rule: SloRule, severity: Severity, version: str) -> dict[str, str]:
@@ -109,7 +118,9 @@ def _judge_group(
             value=None if nearest.burn_long is None else float(nearest.burn_long),
             threshold=float(nearest.needed),
             coverage=nearest.coverage,
-            annotations=_words(rule, severity, version, nearest=nearest, budget=budget, history=coverage(rule.period_ns))
+            annotations=_words(
+                rule, severity, version, rows, nearest=nearest, budget=budget, history=coverage(rule.period_ns), now_ns=now_ns
+            )
             | _scaled(rules.time_scale),
             evidence={
                 "pairs": [pair.evidence() for pair in pairs],
@@ -136,7 +147,17 @@ def _scaled(time_scale: Fraction) -> dict[str, str]:
     return {"time_scale": f"every window of this alert is {float(time_scale):g} times shorter than its rule says"}
 
 
-def _words(rule: SloRule, severity: Severity, version: str, *, nearest: PairReading, budget: Budget, history: float) -> dict[str, str]:
+def _words(
+    rule: SloRule,
+    severity: Severity,
+    version: str,
+    rows: Sequence[SliCounts],
+    *,
+    nearest: PairReading,
+    budget: Budget,
+    history: float,
+    now_ns: int,
+) -> dict[str, str]:
     pair = nearest.pair
     what = f"{rule.model} {version}".strip() if version else rule.model
     long, short = spoken(pair.long_ns), spoken(pair.short_ns)
@@ -153,38 +174,54 @@ def _words(rule: SloRule, severity: Severity, version: str, *, nearest: PairRead
         f"{_share(nearest.long)} over {long}, {_share(nearest.short)} over {short}; "
         f"the objective {_percent(rule.objective)} allows {_percent(1 - rule.objective)}.",
     ]
-    left = "no data" if budget.left is None else _percent(budget.left)
-    gone = budget.exhausted_in_ns(rule.period_ns, nearest.burn_long)
-    if budget.left is not None:
-        line = f"Error budget left: {left} of {period} ({budget.counts.bad:,} bad of {budget.counts.total:,})"
-        lines.append(line + (f", with {_percent(Fraction(history))} of that time on record." if history < 0.99 else "."))
+    if len(versions := _by_version(rows, pair.long_ns)) > 1:
+        lines.append(f"By version: {'; '.join(versions)}.")
+    left = budget.left_of_period(history)
+    gone = budget.exhausted_in_ns(rule.period_ns, nearest.burn_long, history)
+    if budget.left is not None and left is not None:
+        of = f"{budget.counts.bad:,} bad of {budget.counts.total:,}"
+        if history >= WHOLE:
+            lines.append(f"Error budget left: {_percent(left)} of {period} ({of}).")
+        else:
+            spent = f"{float(1 - budget.left):.3g} times what the objective allows for them"
+            lines.append(f"Only {spoken(rule.period_ns * history)} of the {period} are on record: {of}, {spent}.")
         if gone == 0:
-            lines.append("The budget is used up.")
+            lines.append(f"The error budget of {period} is used up.")
         elif gone is not None:
-            lines.append(f"At this rate it is used up in {spoken(gone)}.")
+            lines.append(f"At this rate the error budget of {period} is used up in {spoken(gone)}.")
     if nearest.held_by:
-        lines.append(f"Not counted as a burn: {nearest.held_by}.")
+        lines.append(f"Not counted as a burn: {HELD[nearest.held_by]}.")
     if pair.factor != pair.wanted:
         lines.append(f"The factor {float(pair.wanted):.4g} cannot be reached with this objective; {float(pair.factor):.4g} is used.")
     if nearest.long.unknown:
         lines.append(f"{nearest.long.unknown:,} predictions could not be judged (the condition was NULL) and are not counted.")
     bad = f"NOT ({rule.good.sql()})" + (f" AND ({rule.among.sql()})" if rule.among else "")
     of_version = f" AND version = {quoted(version)}" if version else ""
-    since_s = max(1, pair.long_ns // 1_000_000_000)
+    since = datetime.fromtimestamp((now_ns - pair.long_ns) // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     annotations = {
         "summary": summary,
         "description": "\n".join(lines),
         "windows": f"{nearest.windows} at {float(pair.factor):.4g}",
-        "budget_left": left,
+        "budget_left": "no data" if left is None else f"{_percent(left)} of {period}",
         "good": rule.good.text,
         "runbook": rule.runbook or RUNBOOK,
         "query": "SELECT version, error_type, count() AS bad, round(avg(duration_ns) / 1e6, 1) AS ms FROM predictions "
-        f"WHERE model = {quoted(rule.model)}{of_version} AND event_time > now() - INTERVAL {since_s} SECOND AND {bad} "
+        f"WHERE model = {quoted(rule.model)}{of_version} AND event_time > toDateTime('{since}', 'UTC') AND {bad} "
         "GROUP BY ALL ORDER BY bad DESC LIMIT 20",
     }
     if gone is not None:
         annotations["budget_exhausted_in"] = spoken(gone) if gone else "now"
     return annotations
+
+
+def _by_version(rows: Sequence[SliCounts], width_ns: int) -> list[str]:
+    """The versions with the most bad predictions first, five at most."""
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        counts = row.windows.get(width_ns, Counts())
+        found.setdefault(row.version, Counter()).update(bad=counts.bad, total=counts.total)
+    ordered = sorted(((name, c) for name, c in found.items() if c["total"]), key=lambda item: -item[1]["bad"])
+    return [f"{name or '(none)'} {c['bad']:,} bad of {c['total']:,}" for name, c in ordered[:5]]
 
 
 def _share(counts: Counts) -> str:

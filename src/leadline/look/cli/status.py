@@ -7,8 +7,10 @@ from typing import Any
 import httpx
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from leadline.errors import LeadlineError
+from leadline.evaluate.wording import instant
 from leadline.look.cli.options import ConfigFile, DataDir, Overrides, settings_of
 from leadline.model.accounting import TERMS
 from leadline.settings import Settings
@@ -18,10 +20,12 @@ SELECT model, version, sum(observed) AS predictions, max(window_start) AS newest
 FROM sketches WHERE series = '' AND window_start >= now() - INTERVAL 1 HOUR GROUP BY model, version ORDER BY predictions DESC LIMIT 20
 """
 _ALERTS = """
-SELECT rule, severity, argMax(state, evaluated_at) AS now, argMax(value, evaluated_at) AS value, argMax(threshold, evaluated_at) AS threshold,
-       argMax(fired_at, evaluated_at) AS since, argMax(annotations['summary'], evaluated_at) AS summary, max(evaluated_at) AS evaluated
-FROM evaluations WHERE evaluated_at >= now() - INTERVAL 1 DAY GROUP BY rule, fingerprint, severity ORDER BY now = 'firing' DESC, rule LIMIT 50
+SELECT rule, severity, state, value, threshold, labels['series'] AS series, summary, toUnixTimestamp64Milli(fired_at) AS fired_ms,
+       toUnixTimestamp64Milli(resolved_at) AS resolved_ms, toUnixTimestamp64Milli(evaluated) AS tick_ms, toUnixTimestamp64Milli(now64(3)) AS now_ms
+FROM alerts_now WHERE evaluated = (SELECT max(evaluated_at) FROM evaluations)
 """
+_QUIET = {"inactive", "insufficient_history"}
+_ORDER = {"page": 0, "ticket": 1, "none": 2}
 
 
 def command(config: ConfigFile = None, data: DataDir = None, overrides: Overrides = None) -> None:
@@ -84,20 +88,43 @@ def _from_store(settings: Settings, console: Console) -> list[str]:
     for row in rates:
         table.add_row(row["model"], row["version"], f"{int(row['predictions']):,}", str(row["newest"]))
     console.print(table if rates else "no predictions measured in the last hour (sketches go out each `sketch.window`)")
-    table = Table("rule", "severity", "state", "value", "threshold", "since", "what", title="rules", title_justify="left")
-    for row in alerts:
-        style = "bold red" if row["now"] == "firing" else ""
-        table.add_row(
-            row["rule"],
-            row["severity"],
-            row["now"],
-            _short(row["value"]),
-            _short(row["threshold"]),
-            str(row["since"] or ""),
-            row["summary"],
-            style=style,
-        )
-    console.print(table if alerts else "no rules evaluated in the last day (write one: see `leadline check --help`)")
+    return _alerts(settings, console, alerts)
+
+
+def _alerts(settings: Settings, console: Console, alerts: list[dict[str, Any]]) -> list[str]:
+    """What fires, waits or cannot be judged, each; what is quiet, a line a rule. Returns what is wrong with the evaluator."""
+    if not alerts:
+        console.print("no rule was ever evaluated: start `leadline evaluate`; for rules of your own see `leadline check --help`")
+        return []
+    tick_ms, now_ms = int(alerts[0]["tick_ms"]), int(alerts[0]["now_ms"])
+    ago_s = max(0.0, (now_ms - tick_ms) / 1000)
+    console.print(f"[bold]alerts at the tick of {instant(tick_ms * 1_000_000)}, {ago_s:,.0f} s ago[/bold]")
+    quiet: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in sorted(alerts, key=lambda row: (row["state"] != "firing", _ORDER.get(row["severity"], 3), row["rule"], row["series"])):
+        if row["state"] in _QUIET:
+            quiet.setdefault((row["rule"], row["severity"]), []).append(row)
+            continue
+        style = "" if row["state"] != "firing" or row["severity"] == "none" else "bold red" if row["severity"] == "page" else "bold yellow"
+        since = f" since {instant(int(row['fired_ms']) * 1_000_000)}" if row["state"] == "firing" and row["fired_ms"] else ""
+        of = f", {row['series']}" if row["series"] not in ("", "none") else ""
+        console.print(Text(f"  {row['state']}: {row['rule']} ({row['severity']}{of}){since}", style=style), soft_wrap=True)
+        console.print(Text(f"    {row['summary']}"), soft_wrap=True)
+    table = Table("not firing", "severity", "state", "value", "threshold", "")
+    table.columns[0].no_wrap = True
+    for (rule, severity), rows in quiet.items():
+        nearest = max(rows, key=lambda row: float(row["value"] or 0) / (float(row["threshold"] or 0) or 1))
+        ended = max((int(row["resolved_ms"]) for row in rows if row["resolved_ms"]), default=None)
+        what = [f"ended {instant(ended * 1_000_000)}"] if ended else []
+        what += [f"{len(rows)} alerts"] if len(rows) > 1 else []
+        state = "inactive" if any(row["state"] == "inactive" for row in rows) else str(rows[0]["state"])
+        table.add_row(rule, severity, state, _short(nearest["value"]), _short(nearest["threshold"]), ", ".join(what), style="dim")
+    if quiet:
+        console.print(table)
+    late_s = 3 * settings.evaluate.every + settings.evaluate.patience
+    if ago_s > late_s:
+        return [
+            f"the evaluator is {ago_s:,.0f} s behind: nothing fires or resolves meanwhile. Is `leadline evaluate` running? Its log says why"
+        ]
     return []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 
 import uvicorn
@@ -16,9 +17,27 @@ from leadline.errors import ConfigError
 from leadline.flow import Collector
 from leadline.look.console.metrics import exposition
 
+PAGES = {
+    "/healthz": "200 while the process answers",
+    "/readyz": "200 while it takes requests",
+    "/metrics": "its own metrics, as Prometheus text",
+    "/api/v1/accounting": "where every item went, as JSON",
+}
+
 
 def console(collector: Collector) -> Starlette:
     """The application on `console.http`."""
+
+    async def index(request: Request) -> Response:
+        settings = collector.settings
+        lines = [f"Leadline {__version__}, collector {settings.collector}", "", *(f"{path:<20} {what}" for path, what in PAGES.items())]
+        alert = request.query_params.get("alert", "")
+        if re.fullmatch(r"[0-9a-f]{16}", alert):
+            sql = f"SELECT * FROM evaluations WHERE fingerprint = '{alert}' ORDER BY evaluated_at DESC LIMIT 1 FORMAT Vertical"
+            where = settings.engine.http if settings.store.clickhouse == "embedded" else "CLICKHOUSE:8123"
+            lines += ["", "The newest evaluation of the alert that led you here, with its text, counts and query:", ""]
+            lines += [f'  curl http://{where}/ -d "{sql}"', "", "Every alert: leadline status. What to do: docs/operate/runbooks.md"]
+        return PlainTextResponse("\n".join(lines) + "\n")
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -45,6 +64,7 @@ def console(collector: Collector) -> Starlette:
         )
 
     routes: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
+        ("/", index),
         ("/healthz", healthz),
         ("/readyz", readyz),
         ("/metrics", metrics),
