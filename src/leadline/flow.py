@@ -53,8 +53,8 @@ class Collector:
         self.machine = Machine(self.state, decode, (self.measure, self.sampler, self.records), self.sampler)
         self.journal = Journal(settings, self.machine, self.state, decode, self.clock)
         self.journal.lag_p99_ms = lambda: self.measure.lag_p99_ms
-        otlp = OtlpOut(settings.export) if settings.export.otlp else None
-        self.writer = Writer(self.state, self.store, otlp, self.clock, interval_s=min(0.2, settings.store.flush))
+        self.otlp = OtlpOut(settings.export) if settings.export.otlp else None
+        self.writer = Writer(self.state, self.store, self.otlp, self.clock, interval_s=min(0.2, settings.store.flush))
         self.outcomes, budget = Outcomes(), Budget(settings.receive.max_in_flight)
         self.grpc = GrpcReceiver(settings.receive, self.journal, budget=budget, outcomes=self.outcomes)
         self.http = HttpReceiver(settings.receive, self.journal, budget=budget, outcomes=self.outcomes)
@@ -86,6 +86,8 @@ class Collector:
         self.journal.report(self.clock.now_ns())  # what has become kept meanwhile
         self.journal.report_watermark()
         self.state_left = await self.writer.drain(until_ns)
+        if self.otlp is not None:
+            await self.otlp.close()
         self.journal.close()
         self.state.close()
 

@@ -46,6 +46,12 @@ class OtlpOut:
     async def command(self, sql: str) -> None:
         raise PermanentError("an OTLP endpoint takes no statements")
 
+    async def close(self) -> None:
+        """Closes the connection; the next block opens another."""
+        client, self._client = self._client, None
+        if client is not None:
+            await (client.close() if self._grpc else client.aclose())
+
     async def _send_http(self, data: bytes) -> None:
         import httpx
 
@@ -66,10 +72,11 @@ class OtlpOut:
         import grpc
 
         if self._client is None:
-            channel = grpc.aio.insecure_channel(self._endpoint)
-            self._client = channel.unary_unary(_METHOD, request_serializer=None, response_deserializer=None)
+            self._client = grpc.aio.insecure_channel(self._endpoint)
         try:
-            await self._client(data, timeout=10.0, metadata=[(key.lower(), value) for key, value in self._headers.items()])
+            await self._client.unary_unary(_METHOD)(
+                data, timeout=10.0, metadata=[(key.lower(), value) for key, value in self._headers.items()]
+            )
         except grpc.aio.AioRpcError as error:
             passing = {
                 grpc.StatusCode.UNAVAILABLE,

@@ -1,0 +1,83 @@
+"""`leadline up`: what dies is started again, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from leadline.testing.processes import Processes, until
+
+
+def _children(parent: int) -> dict[str, int]:
+    """command -> pid, of the processes that `parent` started."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            status = dict(line.split(":\t", 1) for line in (path / "status").read_text().splitlines() if ":\t" in line)
+            command = (path / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if int(status["PPid"]) == parent and b"leadline.look.cli" in command:
+            found[command[command.index(b"leadline.look.cli") + 1].decode()] = int(path.name)
+    return found
+
+
+def _gone(pids: list[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+async def test_what_dies_is_started_again_and_sigterm_stops_all(tmp_path: Path) -> None:
+    """A collector that is killed comes back by itself; SIGTERM ends every process, with status 0."""
+    with Processes(tmp_path, ("collector=c1", "sample.decision_wait=1s")) as machine:
+        machine.start("up")
+        await machine.ready()
+        parent = machine.processes["up"].pid
+        before = _children(parent)
+        assert sorted(before) == ["collect", "engine", "evaluate"]
+        os.kill(before["collect"], signal.SIGKILL)
+        await until(lambda: _children(parent).get("collect", before["collect"]) != before["collect"], "a new collector")
+        await machine.ready()
+        assert "collect ended with signal SIGKILL; started again" in machine.log("up")
+        pids = list(_children(parent).values())
+        assert machine.kill("up", signal.SIGTERM) == 0
+        assert _gone(pids)
+
+
+async def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+    """`kill -9` of the supervisor: its processes are told to stop by the kernel, and do."""
+    with Processes(tmp_path, ("collector=c1",)) as machine:
+        machine.start("up")
+        await machine.ready()
+        pids = list(_children(machine.processes["up"].pid).values())
+        machine.kill("up", signal.SIGKILL)
+        await until(lambda: _gone(pids), "no process left")
+
+
+def test_a_fault_in_the_settings_is_said_once_and_ends(tmp_path: Path) -> None:
+    """Every fault with its place, status 2, and no process is started."""
+    config = tmp_path / "leadline.yaml"
+    config.write_text("receive:\n  grpc: nowhere\nsampel: {}\n")
+    command = [sys.executable, "-m", "leadline.look.cli", "up", "--config", str(config), "--set", "store.flush=soon"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert f"{config}:2" in lines[0]
+    assert "store.flush" in done.stderr
+    assert f"sampel: extra inputs are not permitted, got {{}} ({config}:3)" in done.stderr
+
+
+async def test_a_taken_port_is_said_with_what_to_do(tmp_path: Path) -> None:
+    """The second `up` on the same addresses ends with the setting to change."""
+    with Processes(tmp_path, ("collector=c1", "store.clickhouse=none")) as machine:
+        machine.start("collect")
+        await machine.ready()
+        options = ["--data", str(tmp_path / "other"), *machine.options[2:]]
+        command = [sys.executable, "-m", "leadline.look.cli", "up", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1
+        assert f"console.http: cannot listen on 127.0.0.1:{machine.ports['console']}" in done.stderr
+        assert "--set console.http=HOST:PORT" in done.stderr
