@@ -45,8 +45,8 @@ test: setup  ## every test that needs nothing beyond pip and cargo; lists what i
 	@$(PY) -m pytest -q $(ARGS)
 
 lint: setup
-	@$(PY) -m ruff format --check src tests benchmarks
-	@$(PY) -m ruff check src tests benchmarks
+	@$(PY) -m ruff format --check src tests benchmarks docs
+	@$(PY) -m ruff check src tests benchmarks docs
 	@cargo fmt --check
 	@cargo clippy --release --quiet --all-targets -- -D warnings
 
@@ -55,8 +55,8 @@ types: setup
 	@$(PY) -m mypy.stubtest leadline._kernel --mypy-config-file pyproject.toml
 
 fmt: setup  ## format Python and Rust
-	@$(PY) -m ruff check --fix-only --quiet src tests benchmarks
-	@$(PY) -m ruff format src tests benchmarks
+	@$(PY) -m ruff check --fix-only --quiet src tests benchmarks docs
+	@$(PY) -m ruff format src tests benchmarks docs
 	@cargo fmt
 
 check: setup lint types fuzz  ## exactly what CI runs: everything, and a missing part is a failure
@@ -71,6 +71,9 @@ bench: setup  ## speed and accuracy of each stage, as ratios within the same run
 
 bench-peers: setup  ## CPU and memory a span beside the OpenTelemetry Collector v0.161 (built from Go modules)
 	@$(PY) benchmarks/peers/run.py $(ARGS)
+
+docs: setup  ## write docs/reference/ anew from the sources
+	@$(PY) docs/generate.py
 
 lock: $(VENV)/.installed  ## solve the locked dependencies anew
 	@$(PY) -m pip install --quiet uv

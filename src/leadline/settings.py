@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from leadline.errors import ConfigError
 
@@ -116,33 +116,37 @@ class SketchConfig(Config):
 class KeepExpression(Config):
     """Keeps traces with a prediction for which the SQL expression is true."""
 
-    expression: str
-    name: str = ""
-    probability: Share = 1.0
+    expression: str = Field(description="condition over a prediction's row and its trace (span_count, error, service)")
+    name: str = Field("", description="what kept traces say raised them, in column Policy; `expression` if not said")
+    probability: Share = Field(1.0, description="with which such a trace is kept at least")
 
 
 class KeepSlow(Config):
     """Keeps slow traces: above a fixed time, or above a quantile of their own model (service, without a prediction)."""
 
-    slow: SlowLimit
+    slow: SlowLimit = Field(description="what counts as slow")
 
 
 class SlowLimit(Config):
+    """What counts as slow."""
+
     threshold: Seconds | None = Field(None, description="fixed limit; without it the plan's quantile is used")
     quantile: Share = Field(0.99, description="of the durations of the trace's own model")
-    probability: Share = 1.0
+    probability: Share = Field(1.0, description="with which a slow trace is kept at least")
 
 
 class KeepProbabilistic(Config):
     """Keeps a share of all traces."""
 
-    probabilistic: Share
+    probabilistic: Share = Field(description="of all traces, kept at least, such as 5%")
 
 
 Keep = Literal["error", "slow", "always"] | KeepProbabilistic | KeepSlow | KeepExpression
 
 
 class BudgetConfig(Config):
+    """How much may be kept."""
+
     traces_per_second: float | None = Field(20.0, gt=0, description="kept traces a second, as a long-run mean; null: no budget")
     burst: Seconds = Field(10.0, gt=0, description="how many seconds of budget may be spent at once")
 
@@ -152,18 +156,13 @@ class SampleConfig(Config):
 
     decision_wait: Seconds = Field(5.0, description="a trace is decided this long after its first span")
     decision_wait_after_root: Seconds = Field(0.0, description="or this long after its root span; 0: off")
-    budget: BudgetConfig = BudgetConfig()
+    budget: BudgetConfig = Field(BudgetConfig(), description="how much may be kept")
     keep: list[Keep] = Field(default=["error", "slow"], description="policies; each raises a trace's probability")
     max_bytes: Size = Field(2**30, description="bytes of undecided traces; past it the oldest are decided early")
-    max_traces: int = Field(1_000_000, ge=1)
+    max_traces: int = Field(1_000_000, ge=1, description="undecided traces at once; past it the oldest are decided early")
     remember_kept: int = Field(100_000, ge=0, description="decisions remembered for late spans")
-    remember_dropped: int = Field(1_000_000, ge=0)
+    remember_dropped: int = Field(1_000_000, ge=0, description="the same of traces that were not kept: a late error of one is rescued")
     plan_every: Seconds = Field(10.0, gt=0, description="how often the plan is solved anew from the budget")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, data: Any) -> Any:
-        return data
 
 
 class StoreConfig(Config):
@@ -182,17 +181,17 @@ class ExportConfig(Config):
     """Kept traces out over OTLP."""
 
     otlp: str | None = Field(None, description="http://host:4318 (HTTP) or grpc://host:4317; with ot=th set")
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = Field(default_factory=dict, description="sent with every request, such as Authorization")
 
 
 class EngineConfig(Config):
     """Embedded ClickHouse (chdb) behind ClickHouse's HTTP interface."""
 
-    http: Address = "127.0.0.1:8123"
+    http: Address = Field("127.0.0.1:8123", description="ClickHouse's HTTP interface listens here; loopback unless told otherwise")
     dir: Path | None = Field(None, description="<data>/clickhouse if not said")
     readers: int = Field(4, ge=1, description="read-only connections")
     max_memory: Size = Field(4 * 2**30, description="ClickHouse's memory limit")
-    max_query_memory: Size = Field(2 * 2**30)
+    max_query_memory: Size = Field(2 * 2**30, description="of one query; past it the query is ended")
     max_execution: Seconds = Field(60.0, gt=0, description="a query is ended after this")
     allowed_hosts: list[str] = Field(
         default_factory=list, description="host names, beside loopback and the address listened on, that requests may name"
@@ -202,7 +201,7 @@ class EngineConfig(Config):
 class ConsoleConfig(Config):
     """Health, metrics and accounting."""
 
-    http: Address = "127.0.0.1:8080"
+    http: Address = Field("127.0.0.1:8080", description="a collector's /healthz, /readyz, /metrics and /api/v1/accounting")
 
 
 class EvaluateConfig(Config):
@@ -225,18 +224,20 @@ class EvaluateConfig(Config):
 class BurnRow(Config):
     """One pair of windows of a multi-window, multi-burn-rate alert."""
 
-    severity: Literal["page", "ticket"]
-    long: Seconds
-    short: Seconds
-    factor: float = Field(gt=0)
+    severity: Literal["page", "ticket"] = Field(description="of the alert that the pair raises")
+    long: Seconds = Field(description="long window: how much has burned")
+    short: Seconds = Field(description="short window: whether it still burns")
+    factor: float = Field(gt=0, description="burn rate at which both must be; 1 uses up the error budget in exactly the SLO's window")
 
 
 class AlertConfig(Config):
     """Alertmanager."""
 
     alertmanagers: list[Url] = Field(default_factory=list, description="base URLs; every one gets every alert")
-    resend: Seconds = Field(60.0, gt=0)
-    timeout: Seconds = Field(10.0, gt=0)
+    resend: Seconds = Field(
+        60.0, gt=0, description="a firing alert is sent again this often; Alertmanager ends it after four times as long"
+    )
+    timeout: Seconds = Field(10.0, gt=0, description="of one request to an Alertmanager")
     headers: dict[str, str] = Field(default_factory=dict, description="sent with every request, such as Authorization")
     ca_file: Path | None = Field(None, description="certificates to trust, in place of the system's")
     cert_file: Path | None = Field(None, description="client certificate with its key, for mutual TLS")
@@ -248,20 +249,20 @@ class AlertConfig(Config):
 class Settings(Config):
     """All of it. `data` is where everything is kept that is not said otherwise."""
 
-    data: Path = Path("data")
+    data: Path = Field(Path("data"), description="where everything is kept that has no place of its own")
     collector: str = Field("", description="this collector's name in every row; host name if not said")
     segments: list[str] = Field(default_factory=list, description="attributes or features whose values slice the traffic")
     dialects: list[str] = Field(default_factory=lambda: ["ml", "gen_ai"], description="names of shipped dialects, or files")
-    receive: ReceiveConfig = ReceiveConfig()
-    journal: JournalConfig = JournalConfig()
-    sketch: SketchConfig = SketchConfig()
-    sample: SampleConfig = Field(default_factory=SampleConfig)
-    store: StoreConfig = StoreConfig()
-    export: ExportConfig = ExportConfig()
-    engine: EngineConfig = EngineConfig()
-    console: ConsoleConfig = ConsoleConfig()
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
-    alert: AlertConfig = Field(default_factory=AlertConfig)
+    receive: ReceiveConfig = Field(ReceiveConfig(), description="OTLP in")
+    journal: JournalConfig = Field(JournalConfig(), description="the write-ahead log")
+    sketch: SketchConfig = Field(SketchConfig(), description="what is measured of every prediction")
+    sample: SampleConfig = Field(default_factory=SampleConfig, description="which whole traces are kept")
+    store: StoreConfig = Field(StoreConfig(), description="ClickHouse")
+    export: ExportConfig = Field(ExportConfig(), description="kept traces out over OTLP")
+    engine: EngineConfig = Field(EngineConfig(), description="the embedded ClickHouse")
+    console: ConsoleConfig = Field(ConsoleConfig(), description="health, metrics and accounting")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="the rules evaluator")
+    alert: AlertConfig = Field(default_factory=AlertConfig, description="Alertmanager")
     shutdown: Seconds = Field(30.0, description="the budget for draining on SIGTERM")
 
     @property

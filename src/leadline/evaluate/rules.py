@@ -56,7 +56,7 @@ def _objective(value: object) -> object:
     return number
 
 
-def _rate(value: object) -> object:
+def alarm_rate(value: object) -> object:
     """``1 per 90d`` -> alarms a second."""
     if isinstance(value, str) and (match := re.fullmatch(r"\s*([0-9.]+)\s+per\s+(.+)", value)):
         period = seconds(match[2])
@@ -85,7 +85,7 @@ Objective = Annotated[Fraction, BeforeValidator(_objective), Field(strict=False)
 class SloSpec(Config):
     """An SLO as it is written."""
 
-    name: Name
+    name: Name = Field(description="the alert's label `slo`; used once a model")
     model: str | None = Field(None, description="in place of the file's")
     objective: Objective = Field(description="share of good events, from 50 % to below 100 %")
     window: Seconds = Field(30 * 86400.0, gt=0, description="the period over which the objective holds and the error budget is counted")
@@ -97,43 +97,43 @@ class SloSpec(Config):
     keep_firing_for: Seconds = Field(0.0, description="how long an alert stays after its burn has ended")
     min_bad: int = Field(3, ge=1, description="bad events in the long window below which nothing fires")
     min_events: int = Field(1, ge=1, description="events in the long window below which nothing fires")
-    runbook: str = ""
+    runbook: str = Field("", description="link in the alert; the shipped runbook's section if not said")
     labels: dict[str, str] = Field(default_factory=dict, description="added to the alert")
 
 
 class DriftSpec(Config):
     """A drift rule as it is written."""
 
-    name: Name = "drift"
-    model: str | None = None
+    name: Name = Field("drift", description="used once a model")
+    model: str | None = Field(None, description="in place of the file's")
     reference: Annotated[str, BeforeValidator(_baseline)] = Field(description="baseline/NAME: the frozen reference")
     series: list[str] = Field(min_length=1, description="shell patterns: features/*, score, predicted")
-    measure: str = "psi"
+    measure: str = Field("psi", description="how two samples are compared")
     window: Seconds = Field(3600.0, gt=0, description="predictions of one window are compared with the reference, window after window")
-    false_alarms: Annotated[float, BeforeValidator(_rate)] = Field(
+    false_alarms: Annotated[float, BeforeValidator(alarm_rate)] = Field(
         1 / (90 * 86400), description="alarms of the whole rule that chance may raise"
     )
     effect: float | None = Field(None, ge=0, description="smallest value of the measure worth an alarm; the measure's own if not said")
     min_predictions: float = Field(100.0, ge=1, description="effective sample size below which a window is not judged")
-    runbook: str = ""
+    runbook: str = Field("", description="link in the alert; the shipped runbook's section if not said")
     labels: dict[str, str] = Field(default_factory=dict, description="added to the alert")
 
 
 class SelfSpec(Config):
     """A rule about Leadline itself as it is written."""
 
-    name: Name
+    name: Name = Field(description="the rule is called leadline/NAME")
     alert: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the alert's name")
-    severity: Literal["page", "ticket", "none"] = "ticket"
-    reading: str = Field(description="what is compared; see store/readings.py")
-    above: float | None = None
-    below: float | None = None
+    severity: Literal["page", "ticket", "none"] = Field("ticket", description="of the alert")
+    reading: str = Field(description="what is compared: one of those in src/leadline/store/readings.py")
+    above: float | None = Field(None, description="fires above this; exactly one of above, below and always is said")
+    below: float | None = Field(None, description="fires below this")
     always: bool = Field(False, description="fires always: the dead man")
-    for_: Seconds = Field(0.0, alias="for")
-    keep_firing_for: Seconds = 0.0
-    summary: str
-    description: str = ""
-    query: str = Field("", description="SQL to run")
+    for_: Seconds = Field(0.0, alias="for", description="how long it must last before it fires")
+    keep_firing_for: Seconds = Field(0.0, description="how long an alert stays after it has ended")
+    summary: str = Field(description="the alert's first line; {value} and label names in braces stand for what was measured")
+    description: str = Field("", description="the rest of its text, in the same way")
+    query: str = Field("", description="SQL to begin with")
     labels: dict[str, str] = Field(default_factory=dict, description="added to the alert")
 
     @model_validator(mode="after")
@@ -146,10 +146,10 @@ class SelfSpec(Config):
 class FileSpec(Config):
     """A rules file as it is written."""
 
-    model: str = ""
-    slos: list[SloSpec] = Field(default_factory=list)
-    drift: list[DriftSpec] = Field(default_factory=list)
-    own: list[SelfSpec] = Field(default_factory=list, alias="self")
+    model: str = Field("", description="whose predictions the rules are about")
+    slos: list[SloSpec] = Field(default_factory=list, description="objectives, and alerts on their burn rate")
+    drift: list[DriftSpec] = Field(default_factory=list, description="comparisons with a frozen reference")
+    own: list[SelfSpec] = Field(default_factory=list, alias="self", description="rules about Leadline itself, beside the shipped ones")
 
 
 SECTIONS: Mapping[str, type[SloSpec | DriftSpec | SelfSpec]] = {"slos": SloSpec, "drift": DriftSpec, "self": SelfSpec}

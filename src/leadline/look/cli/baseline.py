@@ -52,8 +52,9 @@ def create(
 ) -> None:
     """Freeze a reference from a file, or from what was measured in a time range.
 
-    leadline baseline create train --model fraud --file train.parquet --exclude id
-    leadline baseline create october --model fraud --since 28d
+    \b
+      leadline baseline create train --model fraud --file train.parquet --exclude id
+      leadline baseline create october --model fraud --since 28d
     """
     if (file is None) == (since is None):
         raise ConfigError(["baseline create: give either --file or --since (and --until); see leadline baseline create --help"])

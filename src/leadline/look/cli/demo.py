@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PARTS = {"sklearn": "scikit-learn", "fastapi": "fastapi", "chdb": "chdb", "opentelemetry.sdk": "opentelemetry-sdk"}
 
 DemoData = Annotated[
-    Path | None, typer.Option("--data", "-d", help="where everything is kept [default: a temporary folder]", show_default=False)
+    Path | None, typer.Option("--data", "-d", help="where everything is kept; a temporary folder if not said", show_default=False)
 ]
 
 

@@ -3,6 +3,7 @@
 -- whose bytes it is a function of. A block goes in under insert_deduplication_token = '<collector>/<segment>/<table>/<n>',
 -- so a block that is sent twice changes nothing.
 
+-- The spans of kept traces, in the columns of the OpenTelemetry Collector's ClickHouse exporter (contrib), and with what each stands for.
 CREATE TABLE IF NOT EXISTS otel_traces
 (
     Timestamp           DateTime64(9) CODEC(Delta, ZSTD(1)),
@@ -25,9 +26,9 @@ CREATE TABLE IF NOT EXISTS otel_traces
     -- Leadline's own: how the trace came to be kept. Weight is the adjusted count, 1 / inclusion probability; NULL where
     -- it is unknown, 0 for a span that is kept to be looked at and never to be counted from.
     Weight              Nullable(Float64),
-    Sampling            LowCardinality(String),
-    Policy              LowCardinality(String),
-    PlanRevision        UInt32,
+    Sampling            LowCardinality(String),   -- kept, or rescued: a late error of a trace that was not kept
+    Policy              LowCardinality(String),   -- what raised the trace's probability most
+    PlanRevision        UInt32,                   -- of the collector's sampling_plans
     Collector           LowCardinality(String),
     Segment             UInt64,
     INDEX idx_trace_id TraceId TYPE bloom_filter(0.001) GRANULARITY 1,
@@ -43,28 +44,29 @@ ORDER BY (ServiceName, SpanName, toDateTime(Timestamp))
 TTL toDateTime(least(Timestamp, toDateTime64('2100-01-01 00:00:00', 9))) + INTERVAL 15 DAY  -- a DateTime ends in 2106
 SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
+-- Every prediction, also of traces that were not kept: a slim row, so that labels can join and questions need no sample.
 CREATE TABLE IF NOT EXISTS predictions
 (
-    prediction_id   String CODEC(ZSTD(1)),
-    trace_id        String CODEC(ZSTD(1)),
+    prediction_id   String CODEC(ZSTD(1)),   -- what labels name
+    trace_id        String CODEC(ZSTD(1)),   -- in otel_traces, if the trace was kept
     span_id         String CODEC(ZSTD(1)),
     event_time      DateTime64(9) CODEC(Delta, ZSTD(1)),
     receive_time    DateTime64(9) CODEC(Delta, ZSTD(1)),
     model           LowCardinality(String),
     version         LowCardinality(String),
-    role            LowCardinality(String),
+    role            LowCardinality(String),   -- champion, challenger, shadow, canary; '' where it did not say
     task            LowCardinality(String),
-    predicted       Nullable(String) CODEC(ZSTD(1)),
+    predicted       Nullable(String) CODEC(ZSTD(1)),      -- the model's answer
     score           Nullable(Float64) CODEC(ZSTD(1)),
     confidence      Nullable(Float64) CODEC(ZSTD(1)),
     duration_ns     UInt64 CODEC(ZSTD(1)),
-    error_type      LowCardinality(String),
-    segments        Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    error_type      LowCardinality(String),   -- '' for an answer
+    segments        Map(LowCardinality(String), String) CODEC(ZSTD(1)),   -- the configured ones that it had
     -- Adjusted count with which the prediction came in (a server sampled before us); NULL where it did not say.
     inbound_weight  Nullable(Float64),
     -- Adjusted count of the kept trace's spans; NULL for a trace that was not kept. The row itself is always here.
     weight          Nullable(Float64),
-    sampling        LowCardinality(String),
+    sampling        LowCardinality(String),   -- of its trace: kept, dropped, or rescued
     policy          LowCardinality(String),
     plan_revision   UInt32,
     collector       LowCardinality(String),
@@ -78,6 +80,7 @@ ORDER BY (model, version, event_time)
 TTL toDateTime(event_time) + INTERVAL 90 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
+-- What was measured of every prediction, by series and event-time window, one row a window and collector. Views and functions read it.
 CREATE TABLE IF NOT EXISTS sketches
 (
     window_start    DateTime CODEC(Delta, ZSTD(1)),
@@ -113,6 +116,7 @@ ORDER BY (model, series, version, role, window_start)
 TTL window_start + INTERVAL 400 DAY
 SETTINGS non_replicated_deduplication_window = 10000;
 
+-- Good and bad predictions of each SLI in force, exactly, by event-time window.
 CREATE TABLE IF NOT EXISTS sli_counts
 (
     window_start    DateTime CODEC(Delta, ZSTD(1)),
@@ -158,6 +162,7 @@ ORDER BY (signal, model, collector, at)
 TTL toDateTime(at) + INTERVAL 400 DAY
 SETTINGS non_replicated_deduplication_window = 10000;
 
+-- Each revision of a collector's sampling plan, so that any decision can be made again.
 CREATE TABLE IF NOT EXISTS sampling_plans
 (
     collector       LowCardinality(String),
@@ -186,6 +191,7 @@ ORDER BY (collector, at)
 TTL toDateTime(at) + INTERVAL 7 DAY
 SETTINGS non_replicated_deduplication_window = 10000;
 
+-- Ground truth as it comes in, joined to predictions by prediction_id.
 CREATE TABLE IF NOT EXISTS labels
 (
     prediction_id   String,

@@ -87,6 +87,7 @@ ORDER BY (model, series, version, role, window_start, bins_id, bins_id_next)
 TTL window_start + INTERVAL 800 DAY
 SETTINGS non_replicated_deduplication_window = 10000;
 
+-- The same by the day.
 CREATE TABLE IF NOT EXISTS sketches_1d AS sketches_1h
 ENGINE = AggregatingMergeTree
 PARTITION BY toYear(window_start)
@@ -94,6 +95,7 @@ ORDER BY (model, series, version, role, window_start, bins_id, bins_id_next)
 TTL window_start + INTERVAL 1850 DAY
 SETTINGS non_replicated_deduplication_window = 10000;
 
+-- Fills sketches_1h.
 CREATE MATERIALIZED VIEW IF NOT EXISTS sketches_to_1h TO sketches_1h AS
 SELECT
     toStartOfHour(s.window_start) AS window_start,
@@ -116,6 +118,7 @@ SELECT
 FROM sketches AS s
 GROUP BY window_start, model, version, role, series, bins_id, bins_id_next;
 
+-- Fills sketches_1d.
 CREATE MATERIALIZED VIEW IF NOT EXISTS sketches_to_1d TO sketches_1d AS
 SELECT
     toDateTime(toStartOfDay(s.window_start)) AS window_start,

@@ -1,6 +1,7 @@
 -- Logs and metrics in the columns of the OpenTelemetry Collector's ClickHouse exporter (contrib, v0.161), so that queries written for it
 -- work unchanged; (Collector, Segment) are ours, as in every fact table.
 
+-- Log records, each as it came.
 CREATE TABLE IF NOT EXISTS otel_logs
 (
     Timestamp               DateTime64(9) CODEC(Delta, ZSTD(1)),
@@ -36,6 +37,7 @@ ORDER BY (toStartOfFiveMinutes(Timestamp), ServiceName, Timestamp)
 TTL toDateTime(Timestamp) + INTERVAL 15 DAY
 SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
+-- Data points of gauges.
 CREATE TABLE IF NOT EXISTS otel_metrics_gauge
 (
     ResourceAttributes      Map(LowCardinality(String), String) CODEC(ZSTD(1)),
@@ -71,6 +73,7 @@ ORDER BY (ServiceName, MetricName, toStartOfHour(TimeUnix), cityHash64(Attribute
 TTL TimeUnix + INTERVAL 90 DAY
 SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
+-- Data points of sums.
 CREATE TABLE IF NOT EXISTS otel_metrics_sum
 (
     ResourceAttributes      Map(LowCardinality(String), String) CODEC(ZSTD(1)),
@@ -108,6 +111,7 @@ ORDER BY (ServiceName, MetricName, toStartOfHour(TimeUnix), cityHash64(Attribute
 TTL TimeUnix + INTERVAL 90 DAY
 SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
+-- Data points of histograms.
 CREATE TABLE IF NOT EXISTS otel_metrics_histogram
 (
     ResourceAttributes      Map(LowCardinality(String), String) CODEC(ZSTD(1)),
@@ -149,6 +153,7 @@ ORDER BY (ServiceName, MetricName, toStartOfHour(TimeUnix), cityHash64(Attribute
 TTL TimeUnix + INTERVAL 90 DAY
 SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
+-- Data points of exponential histograms.
 CREATE TABLE IF NOT EXISTS otel_metrics_exponential_histogram
 (
     ResourceAttributes      Map(LowCardinality(String), String) CODEC(ZSTD(1)),
@@ -195,6 +200,7 @@ ORDER BY (ServiceName, MetricName, toStartOfHour(TimeUnix), cityHash64(Attribute
 TTL TimeUnix + INTERVAL 90 DAY
 SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
 
+-- Data points of summaries.
 CREATE TABLE IF NOT EXISTS otel_metrics_summary
 (
     ResourceAttributes      Map(LowCardinality(String), String) CODEC(ZSTD(1)),
