@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from leadline.clock import Clock, SystemClock
 from leadline.decode import decoders
@@ -79,12 +79,13 @@ class Collector:
             self.ready = False
             until_ns = self.clock.now_ns() + int(self.settings.shutdown * 0.8 * 1e9)
             await asyncio.gather(self.grpc.stop(self.settings.shutdown * 0.2), self.http.stop(self.settings.shutdown * 0.2))
-        await self.journal.drain()
+        await self.journal.drain(self.settings.shutdown * 0.4)
         if self.settings.store.clickhouse != "none":  # ClickHouse may have come up only now
             await apply_when_up(self.store, self.clock, asyncio.Event(), until_ns=until_ns)
         await self.writer.drain(until_ns)
-        self.journal.report(self.clock.now_ns())  # what has become kept meanwhile
-        self.journal.report_watermark()
+        with suppress(OSError):  # a full disk
+            self.journal.report(self.clock.now_ns())  # what has become kept meanwhile
+            self.journal.report_watermark()
         self.state_left = await self.writer.drain(until_ns)
         if self.otlp is not None:
             await self.otlp.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 
-from leadline.errors import ConfigError
-from leadline.journal.frames import HEAD, Frame, Kind, digest_of
+from leadline.errors import ConfigError, Overloaded
+from leadline.journal.frames import HEAD, Frame, Kind, digest_of, read_frames
 from leadline.journal.log import Log
 
 
@@ -106,3 +107,84 @@ def test_a_second_collector_is_refused(tmp_path: Path) -> None:
         Log(tmp_path, lambda frame, note: None).open()
     log.start()
     log.stop()
+
+
+def _write_large(directory: Path, *, part_bytes: int = 10) -> list[Frame]:
+    """Two large requests among small ones, with a cut asked for between them; what the handler was told."""
+    told: list[Frame] = []
+    log = Log(directory, lambda frame, note: told.append(frame), part_bytes=part_bytes)
+    log.open()
+    for _ in log.replay():
+        pass
+    futures = [
+        log.submit(Kind.TRACES, b"small one", 1),
+        log.submit(Kind.TRACES, b"first large request, in four parts", 2),
+        log.submit(Kind.CUT, b"", 3),
+        log.submit(Kind.LOGS, b"second large request", 4),
+        log.submit(Kind.METRICS, b"small two", 5),
+    ]
+    log.start()
+    assert len({future.result(timeout=10) for future in futures if future is not None}) == len(futures)
+    log.stop()
+    return told
+
+
+def test_a_large_request_is_written_in_parts_and_read_whole(tmp_path: Path) -> None:
+    """Others do not wait for it, a cut does: its parts lie in one segment. What is told is whole, live and in a replay."""
+    told = _write_large(tmp_path)
+    payloads = [frame.payload for frame in told]
+    first, cut, second = b"first large request, in four parts", b"", b"second large request"
+    assert payloads == [b"small one", b"small two", first, cut, second]
+    assert [frame.digest for frame in told] == [digest_of(payload) for payload in payloads]
+    assert _read(tmp_path) == told
+    segments = []
+    for path in sorted(tmp_path.glob("*.log")):
+        with path.open("rb") as file:
+            segments.append([frame.kind for frame, _ in read_frames(file)])
+    assert [kinds.count(Kind.PART) for kinds in segments] == [4, 2]
+    assert [kinds[-1] for kinds in segments] == [Kind.CUT, Kind.WHOLE]
+    assert max(path.stat().st_size for path in tmp_path.glob("*.log")) < 1_000
+
+
+def test_a_large_request_torn_at_any_byte_was_never_there(tmp_path: Path) -> None:
+    """Its parts alone are worth nothing; what comes after the restart is read."""
+    whole = tmp_path / "whole"
+    _write_large(whole)
+    last = sorted(whole.glob("*.log"))[-1]
+    data = last.read_bytes()
+    for length in range(len(data)):
+        directory = tmp_path / f"torn-{length}"
+        directory.mkdir()
+        (directory / last.name).write_bytes(data[:length])
+        assert _read(directory) == []
+        _write(directory, [b"after"])
+        assert [frame.payload for frame in _read(directory)] == [b"after"]
+
+
+def test_a_full_disk_fails_what_is_being_written_and_nothing_else(tmp_path: Path) -> None:
+    """A large request whose parts do not fit is refused whole; what fits is written, before and after."""
+    told: list[Frame] = []
+    log = Log(tmp_path, lambda frame, note: told.append(frame), part_bytes=4096)
+    log.open()
+    log.start()
+    before = log.submit(Kind.TRACES, b"before", 1)
+    assert before is not None
+    before.result(timeout=10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        large = log.submit(Kind.TRACES, b"large" * 20_000, 2)
+        assert large is not None
+        with pytest.raises(Overloaded, match=r"cannot be written \(File too large\)"):
+            large.result(timeout=10)
+        small = log.submit(Kind.TRACES, b"small", 3)
+        assert small is not None
+        small.result(timeout=10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    again = log.submit(Kind.TRACES, b"large" * 20_000, 4)
+    assert again is not None
+    again.result(timeout=10)
+    log.stop()
+    assert [frame.payload for frame in told] == [b"before", b"small", b"large" * 20_000]
+    assert _read(tmp_path) == told

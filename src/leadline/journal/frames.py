@@ -30,6 +30,8 @@ class Kind(IntEnum):
     CUT = 6  # the end of a segment; flag 1: sketches go out too
     CONTROL = 7  # JSON: rules in force from here on
     SEEN = 8  # the digest of a request whose segment is gone
+    PART = 9  # a slice of a large request; flag 1: its first
+    WHOLE = 10  # the end of a large request: its kind (the flag) and digest; its bytes are the parts before
 
 
 REQUESTS = (Kind.TRACES, Kind.METRICS, Kind.LOGS)

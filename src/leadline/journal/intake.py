@@ -30,6 +30,7 @@ _MARKED = ("sli_counts", "sketches")
 """Tables that alerts are made from: for each, the evaluator is told until when it is complete."""
 _INLINE = 64 * 1024
 """Bytes below which a request is decoded on the event loop: handing it to a thread would cost more than doing it."""
+_RETRY_S = 0.5
 
 
 class Journal:
@@ -93,12 +94,17 @@ class Journal:
         if self._log.failure is not None:
             raise RuntimeError("the journal has stopped; see the log above") from self._log.failure
 
-    async def drain(self) -> None:
-        """At shutdown: decides everything, gives everything out, closes."""
+    async def drain(self, within_s: float = 60.0) -> None:
+        """At shutdown: decides everything, gives everything out. What cannot be, for want of time or disk, is at the next start."""
         now = self._clock.now_ns()
-        await self._in_order(lambda: self._decide(now, everything=True))
-        await asyncio.wrap_future(self._log.submit(Kind.CUT, b"", now, flag=1, note=now))  # type: ignore[arg-type]
-        await self._in_order(lambda: None)
+        try:
+            async with asyncio.timeout(within_s):
+                await self._in_order(lambda: self._decide(now, everything=True))
+                await self._in_order(lambda: self._log.submit(Kind.CUT, b"", now, flag=1, note=now).result())  # type: ignore[union-attr]
+                await self._in_order(lambda: None)
+        except (TimeoutError, OSError, Overloaded) as error:
+            self._state.giving_up.set()
+            _log.error("journal: not everything could be given out (%s); the next start does it", error or "no time left")
 
     def close(self) -> None:
         self._log.stop()
@@ -178,10 +184,12 @@ class Journal:
             if frame.flag or not self._machine.uncut:
                 self._watermarks["sketches"].cut(note, self._state.newest)
 
-    def _nothing_to_cut(self, before_ns: int) -> None:
-        if not self._machine.uncut:
-            for mark in self._watermarks.values():
-                mark.cut(before_ns, self._state.newest)
+    def _cut_if_needed(self, now_ns: int, before_ns: int, flag: int) -> None:
+        if self._machine.uncut:
+            self._log.submit(Kind.CUT, b"", now_ns, flag=flag, note=before_ns, wait=False)
+            return
+        for mark in self._watermarks.values():
+            mark.cut(before_ns, self._state.newest)
 
     # -- appointments ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +197,7 @@ class Journal:
         """What is due at `now_ns`. Cheap; called a few times a second."""
         if not self._ticking:
             self._ticking = True
-            self._log.run_in_order(lambda: self._decide(now_ns))
+            self._later(lambda: self._decide(now_ns))
         if now_ns >= self._next_cut_ns:
             sketches = now_ns >= self._next_sketch_ns
             self._next_cut_ns = (now_ns // self._segment_ns + 1) * self._segment_ns
@@ -197,11 +205,11 @@ class Journal:
                 self._next_sketch_ns = (now_ns // self._sketch_ns + 1) * self._sketch_ns
             # What was received before this is on disk, so it comes before the cut.
             before_ns = min([now_ns, *self._receiving.values()])
-            if self._log.frames_in_file or self._machine.uncut:
+            if self._log.frames_in_file:
                 self._log.submit(Kind.CUT, b"", now_ns, flag=int(sketches), note=before_ns, wait=False)
             else:
-                self._log.run_in_order(lambda: self._nothing_to_cut(before_ns))
-            self._log.run_in_order(self._after_cut)
+                self._later(lambda: self._cut_if_needed(now_ns, before_ns, flag=int(sketches)))
+            self._later(self._after_cut)
 
     def control(self, rules: Mapping[str, Any]) -> None:
         """Puts rules into force, if they are others than those in force."""
@@ -221,10 +229,27 @@ class Journal:
         finally:
             self._ticking = False
 
+    def _later(self, call: Callable[[], None]) -> None:
+        """Runs `call` on the journal's thread. Where the disk is full it is left for the next time: nothing depends on this one."""
+
+        def run() -> None:
+            try:
+                call()
+            except (OSError, Overloaded) as error:
+                _log.error("journal: %s", error)
+
+        self._log.run_in_order(run)
+
     def _write(self, kind: Kind, payload: bytes, now_ns: int) -> int:
-        written = self._log.submit(kind, payload, now_ns)
-        assert written is not None
-        return written.result()
+        """Writes a frame, however long that takes: decisions are carried out only when they are on disk."""
+        while True:
+            written = self._log.submit(kind, payload, now_ns)
+            assert written is not None
+            try:
+                return written.result()
+            except Overloaded:
+                if self._state.giving_up.wait(_RETRY_S):
+                    raise
 
     def _after_cut(self) -> None:
         self._tidy()
@@ -262,6 +287,7 @@ class Journal:
         done: Future[None] = Future()
 
         def run() -> None:
+            done.set_running_or_notify_cancel()  # from here on the result is set, whether or not somebody still waits for it
             try:
                 call()
                 done.set_result(None)

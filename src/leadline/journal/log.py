@@ -2,6 +2,9 @@
 
 A segment is a file, named after the first sequence in it. A CUT frame ends it. Frames are handed on in the order in which they
 lie on disk, so what the stages see live is what they see in a replay.
+
+A large request is written in parts, with the frames of others between them, so that nobody waits for more than a part of it to be
+written. It takes its place in the order where it ends. Its parts and its end lie in one segment: a CUT waits for them.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -24,6 +28,10 @@ from leadline.journal.frames import REQUESTS, Frame, Kind, digest_of, head_of, r
 
 _log = logging.getLogger("leadline.journal")
 _MAX_IOVECS = 512
+_PART_BYTES = 2**20
+"""A request above this is written in parts of it: a few milliseconds each, where 64 MiB at once took 200 (benchmarks/hostile.py)."""
+_GROUP_BYTES = 4 * 2**20
+"""Frames are written and synced together up to about this."""
 
 
 @dataclass(slots=True)
@@ -48,12 +56,19 @@ class Log:
         Told of each frame, in order, on the log's second thread; a frame is on disk when it is told.
     sync : bool
         fdatasync before a frame counts as written.
+    part_bytes : int
+        A request above this is written in parts of it.
     """
 
-    def __init__(self, directory: Path | None, handle: Callable[[Frame, Any], None], *, sync: bool = True) -> None:
-        self._directory, self._handle, self._sync = directory, handle, sync
+    def __init__(
+        self, directory: Path | None, handle: Callable[[Frame, Any], None], *, sync: bool = True, part_bytes: int = _PART_BYTES
+    ) -> None:
+        self._directory, self._handle, self._sync, self._part_bytes = directory, handle, sync, part_bytes
         self._arrived = threading.Condition()
         self._pending: list[_Pending] = []
+        self._in_turn: deque[_Pending] = deque()
+        """Large requests, the first of them being written, and cuts that wait for them."""
+        self._parts_written = 0
         self._stopping = False
         self._written: queue.SimpleQueue[tuple[Frame, Any] | Callable[[], None] | None] = queue.SimpleQueue()
         self._fd: int | None = None
@@ -126,19 +141,47 @@ class Log:
     def _write_all(self) -> None:
         while True:
             with self._arrived:
-                while not self._pending and not self._stopping:
+                while not self._pending and not self._in_turn and not self._stopping:
                     self._arrived.wait()
-                group, self._pending = self._pending, []
-                if not group and self._stopping:
+                arrived, self._pending = self._pending, []
+                if not arrived and not self._in_turn:
                     self._written.put(None)
                     return
-            while group:
-                # A CUT ends the file, so a group is written up to and with it.
-                n = next((i + 1 for i, item in enumerate(group) if item.kind is Kind.CUT), len(group))
-                self._write(group[:n])
-                group = group[n:]
+            group: list[_Pending] = []
+            size = 0
+            for item in arrived:
+                if self._is_large(item) or (item.kind is Kind.CUT and self._in_turn):
+                    self._in_turn.append(item)
+                    continue
+                group.append(item)
+                size += len(item.payload)
+                if item.kind is Kind.CUT or size >= _GROUP_BYTES:  # a CUT ends the file, so a group is written up to and with it
+                    self._write(group)
+                    group, size = [], 0
+            self._write(group + self._next_in_turn())
+
+    def _is_large(self, item: _Pending) -> bool:
+        return self._directory is not None and item.kind in REQUESTS and len(item.payload) > self._part_bytes
+
+    def _next_in_turn(self) -> list[_Pending]:
+        """The next part of the large request whose turn it is, and its end; or the cut that has waited for it."""
+        if not self._in_turn:
+            return []
+        item = self._in_turn[0]
+        if item.kind is Kind.CUT:
+            return [self._in_turn.popleft()]
+        start = self._parts_written * self._part_bytes
+        part = item.payload[start : start + self._part_bytes]
+        parts = [_Pending(Kind.PART, int(start == 0), item.time_ns, digest_of(part), part, None, None)]
+        self._parts_written += 1
+        if start + len(part) == len(item.payload):
+            parts.append(self._in_turn.popleft())
+            self._parts_written = 0
+        return parts
 
     def _write(self, group: list[_Pending]) -> None:
+        if not group:
+            return
         if self._fd is None and self.control is not None:
             group.insert(0, _Pending(Kind.CONTROL, 0, group[0].time_ns, digest_of(self.control), self.control, None, None))
         frames = []
@@ -151,12 +194,14 @@ class Log:
         except OSError as error:
             _log.error("journal: cannot write to %s: %s. Requests are refused until it can.", self._directory, error)
             self._undo()
-            for item in group:
-                if item.written is not None:
-                    item.written.set_exception(Overloaded(f"the journal cannot be written ({error.strerror})", retry_after_s=5))
+            if self._parts_written:  # without this part the parts before it are worth nothing
+                group.append(self._in_turn.popleft())
+                self._parts_written = 0
+            _fail(group, Overloaded(f"the journal cannot be written ({error.strerror})", retry_after_s=5))
             return
         for frame, item in zip(frames, group, strict=True):
-            self._written.put((frame, item.note))
+            if frame.kind is not Kind.PART:
+                self._written.put((frame, item.note))
         _resolve([(item.written, frame.sequence) for frame, item in zip(frames, group, strict=True) if item.written is not None])
         if frames[-1].kind is Kind.CUT and self._fd is not None:
             os.close(self._fd)
@@ -173,9 +218,10 @@ class Log:
             sync_directory(self._directory)
         parts: list[bytes] = []
         for frame in frames:
-            parts.append(head_of(frame))
-            if frame.payload:
-                parts.append(frame.payload)
+            laid = _end_of_parts(frame, self._part_bytes) if frame.kind in REQUESTS and len(frame.payload) > self._part_bytes else frame
+            parts.append(head_of(laid))
+            if laid.payload:
+                parts.append(laid.payload)
         size = sum(len(part) for part in parts)
         for start in range(0, len(parts), _MAX_IOVECS):
             _write_fully(self._fd, parts[start : start + _MAX_IOVECS])
@@ -212,10 +258,8 @@ class Log:
             self.failure = error
             _log.critical("journal: stopped on an error; the collector takes no more requests", exc_info=error)
             with self._arrived:
-                pending, self._pending = self._pending, []
-            for item in pending:
-                if item.written is not None:
-                    item.written.set_exception(Overloaded("the journal has stopped", retry_after_s=5))
+                pending, self._pending = [*self._in_turn, *self._pending], []
+            _fail(pending, Overloaded("the journal has stopped", retry_after_s=5))
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
@@ -238,12 +282,21 @@ class Log:
         for position, (first, path) in enumerate(files):
             end = 0
             self.next_sequence = max(self.next_sequence, first)
+            self._brief.pop(first, None)
+            parts: list[bytes] = []
             with path.open("rb") as file:
                 for frame, past in read_frames(file):
                     end = past
                     self.next_sequence = frame.sequence + 1
-                    self._note_brief(first, [frame])
-                    yield frame
+                    if frame.kind is Kind.PART:
+                        parts = [] if frame.flag else parts
+                        parts.append(frame.payload)
+                        continue
+                    whole = frame
+                    if frame.kind is Kind.WHOLE:
+                        whole, parts = _joined(frame, parts), []
+                    self._note_brief(first, [whole])
+                    yield whole
             if (rest := path.stat().st_size - end) > 0:
                 if position < len(files) - 1:
                     _log.error("journal: %s is damaged at byte %d; %d bytes of it cannot be read", path, end, rest)
@@ -292,6 +345,27 @@ class Log:
         for path in self.briefs():
             if path.stat().st_mtime_ns < since_ns:
                 path.unlink()
+
+
+def _end_of_parts(frame: Frame, part_bytes: int) -> Frame:
+    """What is laid down at the end of a large request, whose parts lie before it."""
+    payload = frame.digest + (-(-len(frame.payload) // part_bytes)).to_bytes(4, "little")
+    return Frame(Kind.WHOLE, frame.kind, frame.sequence, frame.time_ns, digest_of(payload), payload)
+
+
+def _joined(end: Frame, parts: list[bytes]) -> Frame:
+    """The request of which `parts` were written before its end."""
+    body = b"".join(parts)
+    digest, n = end.payload[:16], int.from_bytes(end.payload[16:], "little")
+    if len(parts) != n or digest_of(body) != digest:
+        raise RuntimeError(f"journal: frame {end.sequence} ends a request of {n} parts, of which {len(parts)} are there")
+    return Frame(Kind(end.flag), 0, end.sequence, end.time_ns, digest, body)
+
+
+def _fail(items: list[_Pending], error: Overloaded) -> None:
+    for item in items:
+        if item.written is not None and not item.written.done():
+            item.written.set_exception(error)
 
 
 def _resolve(done: list[tuple[Future[int], int]]) -> None:

@@ -26,6 +26,7 @@ from leadline.model.signals import Signal
 SIGNAL_OF = {Kind.TRACES: Signal.TRACES, Kind.METRICS: Signal.METRICS, Kind.LOGS: Signal.LOGS}
 KIND_OF = {signal: kind for kind, signal in SIGNAL_OF.items()}
 _APPLIED = struct.Struct("<Q")
+_TOTALS_WAIT_S = 10.0
 
 Note = tuple[Decoded, Mapping[Key, int]]
 
@@ -50,6 +51,7 @@ class Machine:
         self._ledger = checkpoint.ledger.copy()
         self._produced, self._applied, self._counted = checkpoint.produced, 0, checkpoint.applied
         self._control: bytes | None = None
+        self._totals = self._ledger.merged(state.kept_and_waiting())
         self.failed_to_decode = 0
 
     # -- frames ----------------------------------------------------------------------------------------------------------
@@ -154,12 +156,16 @@ class Machine:
     # -- counting --------------------------------------------------------------------------------------------------------
 
     def totals(self) -> Ledger:
-        """Every term, at one instant."""
-        with self._lock:
-            ledger = self._ledger.merged(self._state.kept_and_waiting())
-            for part in self._parts:
-                ledger.add("waiting", part.waiting())
-            return ledger
+        """Every term, at one instant: now, or, while a block waits for room on the disk, when this was asked last."""
+        if self._lock.acquire(timeout=_TOTALS_WAIT_S):
+            try:
+                ledger = self._ledger.merged(self._state.kept_and_waiting())
+                for part in self._parts:
+                    ledger.add("waiting", part.waiting())
+                self._totals = ledger
+            finally:
+                self._lock.release()
+        return self._totals.copy()
 
     @property
     def control(self) -> bytes | None:

@@ -7,11 +7,15 @@ exactly there: nothing is produced twice, nothing is left out.
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,10 @@ from typing import Any
 from leadline.journal.log import sync_directory
 from leadline.model.accounting import Ledger
 from leadline.model.blocks import Block
+
+_log = logging.getLogger("leadline.journal")
+_RETRY_S = 0.5
+_SAY_EVERY_S = 30.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (
@@ -56,7 +64,9 @@ class State:
     """
 
     def __init__(self, directory: Path | None, *, sync: bool = True) -> None:
-        self._lock = threading.RLock()
+        self._writing = threading.RLock()  # a transaction is under way; held while the disk syncs
+        self._lock = threading.Lock()  # what is kept in memory; never held for long, so that an event loop may ask
+        self.giving_up = threading.Event()
         self._sync = sync
         self._memory: dict[str, bytes] | None = {} if directory is None else None
         self._outbox = Path() if directory is None else directory / "outbox"
@@ -84,8 +94,24 @@ class State:
         self._reported = Ledger.from_json(self._get("reported", []))
 
     def close(self) -> None:
-        with self._lock:
+        self.giving_up.set()
+        with self._writing:
             self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that is written within, or nothing; raises `OSError` where it cannot be."""
+        with self._writing:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.execute("COMMIT")
+            except BaseException as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise OSError(errno.EIO, str(error)) from error
+                raise
 
     # -- producing -------------------------------------------------------------------------------------------------------
 
@@ -98,37 +124,57 @@ class State:
         )
 
     def produce(self, blocks: Iterable[Block], checkpoint: Checkpoint) -> None:
-        """Puts blocks into the outbox and moves the checkpoint, together or not at all."""
+        """Puts blocks into the outbox and moves the checkpoint, together or not at all.
+
+        Where the disk is full it waits for room: nothing that follows from the journal is left out. Setting `giving_up` ends the waiting:
+        what was not noted is produced again at the next start.
+        """
         blocks = [block for block in blocks if block.rows]
+        said = -_SAY_EVERY_S
+        while True:
+            try:
+                return self._produce(blocks, checkpoint)
+            except OSError as error:
+                if self.giving_up.is_set():
+                    raise
+                if time.monotonic() - said > _SAY_EVERY_S:
+                    said = time.monotonic()
+                    _log.error("journal: blocks cannot be written to %s (%s). It is tried again until they can.", self._outbox, error)
+                self.giving_up.wait(_RETRY_S)
+
+    def _produce(self, blocks: list[Block], checkpoint: Checkpoint) -> None:
         for block in blocks:
             self._store_file(block)
         if blocks and self._memory is None and self._sync:
             sync_directory(self._outbox)
         value = {"produced": checkpoint.produced, "applied": checkpoint.applied, "ledger": checkpoint.ledger.to_json()}
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._set("checkpoint", value)
-            ids = [self._insert(block) for block in blocks]
-            self._db.execute("COMMIT")
-            for number, block in zip(ids, blocks, strict=True):
-                self._remember(number, block, len(block.data))
+        with self._writing:
+            with self._transaction():
+                self._set("checkpoint", value)
+                ids = [self._insert(block) for block in blocks]
+            with self._lock:
+                for number, block in zip(ids, blocks, strict=True):
+                    self._remember(number, block, len(block.data))
 
     def report(self, totals: Ledger, block: Block) -> None:
         """Puts an accounting block into the outbox and notes what has been reported."""
         self._store_file(block)
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._set("reported", totals.to_json())
-            number = self._insert(block)
-            self._db.execute("COMMIT")
-            self._reported = totals
-            self._remember(number, block, len(block.data))
+        with self._writing:
+            with self._transaction():
+                self._set("reported", totals.to_json())
+                number = self._insert(block)
+            with self._lock:
+                self._reported = totals
+                self._remember(number, block, len(block.data))
 
     def put(self, block: Block) -> None:
         """Puts a block into the outbox that says how things stand, and counts nothing."""
         self._store_file(block)
-        with self._lock:
-            self._remember(self._insert(block), block, len(block.data))
+        with self._writing:
+            with self._transaction():
+                number = self._insert(block)
+            with self._lock:
+                self._remember(number, block, len(block.data))
 
     def _insert(self, block: Block) -> int:
         counts = json.dumps([[signal, model, n] for (signal, model), n in block.counts.items()])
@@ -180,21 +226,21 @@ class State:
         self._remove(number, kept=False)
 
     def _remove(self, number: int, *, kept: bool) -> None:
-        with self._lock:
+        with self._writing:
             block = self._pending[number]
             total = self._kept.copy()
             if kept:
                 total.add("kept", block.counts)
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("DELETE FROM blocks WHERE id = ?", (number,))
-            if block.counts:
-                self._set("kept", total.to_json())
-            self._db.execute("COMMIT")
-            self._kept = total
-            del self._pending[number]
-            self._pending_bytes -= self._sizes.pop(number)
-            if self._memory is not None:
-                del self._memory[block.token]
+            with self._transaction():
+                self._db.execute("DELETE FROM blocks WHERE id = ?", (number,))
+                if block.counts:
+                    self._set("kept", total.to_json())
+            with self._lock:
+                self._kept = total
+                del self._pending[number]
+                self._pending_bytes -= self._sizes.pop(number)
+                if self._memory is not None:
+                    del self._memory[block.token]
         if self._memory is None:
             self._path(block.token).unlink(missing_ok=True)
 
@@ -221,14 +267,14 @@ class State:
     # -- small values ----------------------------------------------------------------------------------------------------
 
     def remember(self, name: str, value: Any) -> None:
-        with self._lock:
+        with self._transaction():
             self._set(name, value)
 
     def recall(self, name: str, default: Any = None) -> Any:
         return self._get(name, default)
 
     def _get(self, name: str, default: Any) -> Any:
-        with self._lock:
+        with self._writing:
             row = self._db.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
         return default if row is None else json.loads(row[0])
 

@@ -5,7 +5,7 @@ Refusals, all with a google.rpc.Status in the request's encoding (JSON where the
 encoding · 429 too much in hand, with Retry-After · 503 a passing or unforeseen failure, with Retry-After. Never 500.
 
 Against slow and hostile clients: a connection that has not sent a whole request within `receive.read_timeout` is closed,
-headers are bounded, connections past `receive.max_connections` are answered 503, and bodies count against the budget
+headers are bounded, connections opened past `receive.max_connections` are answered 503, and bodies count against the budget
 chunk by chunk, as they come.
 """
 
@@ -87,7 +87,8 @@ class HttpReceiver:
         config.load()
 
         def connection() -> _Connection:
-            return _Connection(self, config=config, server_state=self._state, app_state={})
+            too_many = len(self._state.connections) >= self._config.max_connections
+            return _Connection(self, config=config, server_state=self._state, app_state={"too_many": too_many})
 
         listening = listening_socket("receive.http", self._config.http, backlog=2048)
         self.port = listening.getsockname()[1]
@@ -156,7 +157,7 @@ class _Endpoint:
         status = 200
         more_headers: list[tuple[bytes, bytes]] = []
         try:
-            receipt = await self._take(scope["method"], headers, media, receive)
+            receipt = await self._take(scope, headers, media, receive)
             if receipt is None:
                 self._receiver.outcomes.count(transport, self._signal, Outcome.UNREAD)
                 return  # the client has gone; there is nobody to reply to
@@ -174,9 +175,9 @@ class _Endpoint:
         await send({"type": "http.response.start", "status": status, "headers": reply_headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _take(self, method: str, headers: dict[bytes, bytes], media: bytes, receive: Receive) -> Receipt | None:
+    async def _take(self, scope: Scope, headers: dict[bytes, bytes], media: bytes, receive: Receive) -> Receipt | None:
         receiver = self._receiver
-        self._check(method, headers, media)
+        self._check(scope["method"], headers, media, too_many=scope["state"]["too_many"])
         with receiver.budget.lease() as lease:
             body = await self._read(headers, receive, lease)
             if body is None:
@@ -193,13 +194,13 @@ class _Endpoint:
                 raise
             return await receiver._intake.accept(self._signal, body)
 
-    def _check(self, method: str, headers: dict[bytes, bytes], media: bytes) -> None:
+    def _check(self, method: str, headers: dict[bytes, bytes], media: bytes, *, too_many: bool) -> None:
         """Refuses what need not be read."""
         if method != "POST":
             text = f"expected POST, got {method[:20]}. Send OTLP requests as POST."
             raise _Refused(Refusal(Outcome.UNSUPPORTED, 405, code_pb2.UNIMPLEMENTED, text, headers=((b"allow", b"POST"),)))
         receiver = self._receiver
-        if receiver.connections > receiver._config.max_connections:
+        if too_many:
             text = f"{receiver.connections} connections are open, more than receive.max_connections. Connect again after the delay."
             headers_ = ((b"connection", b"close"),)
             raise _Refused(Refusal(Outcome.OVERLOADED, 503, code_pb2.UNAVAILABLE, text, RETRY_AFTER_S, headers=headers_))

@@ -106,7 +106,12 @@ class Writer:
             self._not_before[number] = self._clock.now_ns() / 1e9 + _REFUSED_PAUSE_S
             _log.error("store: %s was refused and is kept on disk; it is tried again in %.0f s: %s", block.token, _REFUSED_PAUSE_S, error)
             return True
-        await asyncio.to_thread(self._outbox.acknowledge, number)
+        try:
+            await asyncio.to_thread(self._outbox.acknowledge, number)
+        except OSError as error:  # it is sent again, which its token makes harmless
+            _log.warning("store: %s was stored, but that cannot be noted (%s)", block.token, error)
+            await self._clock.sleep(_PAUSE_MAX_S)
+            return False
         self._pauses.pop(block.table, None)
         self._not_before.pop(number, None)
         self.refused.pop(block.token, None)

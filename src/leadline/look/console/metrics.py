@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,7 +45,8 @@ Sample = tuple[str, Mapping[str, str], float]
 async def exposition(collector: Collector) -> str:
     """All metrics, in the order in which they are declared."""
     samples: dict[str, list[str]] = {name: [] for name in METRICS}
-    for name, labels, value in [*await _accounting(collector), *_parts(collector)]:
+    buffer = await asyncio.to_thread(collector.sampler.buffer_status)  # waits for the buffer, which may be at a large request
+    for name, labels, value in [*await _accounting(collector), *_parts(collector, buffer)]:
         shown = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
         samples[name].append(f"{name}{{{shown}}} {value:g}" if shown else f"{name} {value:g}")
     lines = []
@@ -62,10 +64,10 @@ async def _accounting(collector: Collector) -> list[Sample]:
     return samples
 
 
-def _parts(collector: Collector) -> Iterator[Sample]:
+def _parts(collector: Collector, buffer: Mapping[str, float]) -> Iterator[Sample]:
     journal, writer, sampler, measure = collector.journal, collector.writer, collector.sampler, collector.measure
     yield "leadline_requests_undecodable_total", {}, journal.undecodable_requests
-    status = {**journal.status(), **sampler.buffer_status()}
+    status = {**journal.status(), **buffer}
     yield "leadline_requests_refused_total", {}, status["requests_refused"]
     yield "leadline_journal_bytes", {}, status["journal_bytes"]
     yield "leadline_journal_syncs_total", {}, status["journal_syncs"]
