@@ -23,9 +23,14 @@ _COUNTED = """
 SELECT sli, sum(good + bad) AS events, greatest(60, toUnixTimestamp(now()) - min(toUnixTimestamp(window_start))) AS seconds
 FROM sli_counts WHERE window_start > now() - INTERVAL 1 DAY GROUP BY sli
 """
-_MODELS = (
-    "SELECT model FROM sketches WHERE window_start > now() - INTERVAL 1 DAY AND series = '' GROUP BY model ORDER BY sum(observed) DESC"
+_MODELS = """
+SELECT DISTINCT model FROM
+(
+    SELECT model FROM sketches WHERE window_start > now() - INTERVAL 1 DAY AND series = ''
+    UNION ALL SELECT model FROM predictions WHERE event_time > now() - INTERVAL 5 MINUTE  -- sketches go out each sketch.window
 )
+ORDER BY model
+"""
 
 
 def command(

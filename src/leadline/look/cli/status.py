@@ -20,7 +20,7 @@ SELECT model, version, sum(observed) AS predictions, max(window_start) AS newest
 FROM sketches WHERE series = '' AND window_start >= now() - INTERVAL 1 HOUR GROUP BY model, version ORDER BY predictions DESC LIMIT 20
 """
 _ALERTS = """
-SELECT rule, severity, state, value, threshold, labels['series'] AS series, summary, toUnixTimestamp64Milli(fired_at) AS fired_ms,
+SELECT rule, severity, state, value, threshold, labels['series'] AS series, labels['alertname'] AS alert, summary, toUnixTimestamp64Milli(fired_at) AS fired_ms,
        toUnixTimestamp64Milli(resolved_at) AS resolved_ms, toUnixTimestamp64Milli(evaluated) AS tick_ms, toUnixTimestamp64Milli(now64(3)) AS now_ms
 FROM alerts_now WHERE evaluated = (SELECT max(evaluated_at) FROM evaluations)
 """
@@ -116,6 +116,8 @@ def _alerts(settings: Settings, console: Console, alerts: list[dict[str, Any]]) 
         ended = max((int(row["resolved_ms"]) for row in rows if row["resolved_ms"]), default=None)
         what = [f"ended {instant(ended * 1_000_000)}"] if ended else []
         what += [f"{len(rows)} alerts"] if len(rows) > 1 else []
+        still = nearest["alert"] == "LeadlineBurnRate" and None not in (nearest["value"], nearest["threshold"])
+        what += ["the short window is clean"] if still and float(nearest["value"]) >= float(nearest["threshold"]) else []
         state = "inactive" if any(row["state"] == "inactive" for row in rows) else str(rows[0]["state"])
         table.add_row(rule, severity, state, _short(nearest["value"]), _short(nearest["threshold"]), ", ".join(what), style="dim")
     if quiet:

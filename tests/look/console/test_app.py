@@ -1,0 +1,67 @@
+"""What a collector answers on `console.http`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from leadline.flow import Collector
+from leadline.look.console.app import PAGES, console
+from leadline.look.console.metrics import METRICS
+from leadline.settings import Settings
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """The application, without a socket, over a collector whose journal is open."""
+    settings = Settings.model_validate({"data": tmp_path, "collector": "c1", "engine": {"http": "127.0.0.1:8999"}})
+    collector = Collector(settings)
+    collector.journal.open()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(console(collector)), base_url="http://leadline") as made:
+        yield made
+    collector.journal.close()
+    collector.state.close()
+
+
+async def test_the_first_page_leads_on(client: httpx.AsyncClient) -> None:
+    """Every page is named, and answers."""
+    shown = (await client.get("/")).text
+    assert "collector c1" in shown
+    for path in PAGES:
+        assert path in shown
+        assert (await client.get(path)).status_code in (200, 503)
+
+
+async def test_the_link_of_an_alert_leads_to_its_evaluation(client: httpx.AsyncClient) -> None:
+    """`generatorURL` of each alert points here. What is not a fingerprint is not repeated."""
+    shown = (await client.get("/?alert=0123456789abcdef")).text
+    assert "curl http://127.0.0.1:8999/ -d \"SELECT * FROM evaluations WHERE fingerprint = '0123456789abcdef'" in shown
+    assert "docs/operate/runbooks.md" in shown
+    assert "evaluations" not in (await client.get("/?alert='; DROP TABLE evaluations")).text
+
+
+async def test_not_ready_is_503_with_a_reason(client: httpx.AsyncClient) -> None:
+    """A collector that does not take requests says so to a load balancer."""
+    reply = await client.get("/readyz")
+    assert reply.status_code == 503
+    assert "replayed" in reply.text
+
+
+async def test_every_metric_is_declared_and_said(client: httpx.AsyncClient) -> None:
+    """Prometheus text: HELP and TYPE of each, and no sample that is not declared."""
+    lines = (await client.get("/metrics")).text.splitlines()
+    for name, (kind, text) in METRICS.items():
+        assert f"# HELP {name} {text}" in lines
+        assert f"# TYPE {name} {kind}" in lines
+    assert {line.partition("{")[0].partition(" ")[0] for line in lines if not line.startswith("#")} <= METRICS.keys()
+
+
+async def test_the_accounting_names_every_signal(client: httpx.AsyncClient) -> None:
+    """Also those of which nothing came."""
+    body = (await client.get("/api/v1/accounting")).json()
+    assert list(body["signals"]) == ["traces", "metrics", "logs", "predictions"]
+    assert {terms["lost"] for terms in body["signals"].values()} == {0}
+    assert body["requests_undecodable"] == 0
