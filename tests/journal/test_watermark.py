@@ -81,7 +81,7 @@ class Bench:
         self.state = self.collector.state
 
     async def send(self, models: int = 1) -> None:
-        """A request; of 400 predictions and more it is too large to be decoded on the event loop."""
+        """A request; of 1,500 predictions and more it is too large to be decoded on the event loop."""
         request = ExportTraceServiceRequest()
         scope = request.resource_spans.add().scope_spans.add()
         for number in range(models):
@@ -183,7 +183,7 @@ async def test_a_request_in_hand_holds_the_watermark(tmp_path: Path) -> None:
         on.said()
         on.hold.clear()
         on.clock.advance(0.25)
-        sending = asyncio.create_task(on.send(500))
+        sending = asyncio.create_task(on.send(1500))
         await asyncio.sleep(0)
         await on.tick(1)
         await on.tick(1)
