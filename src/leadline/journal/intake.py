@@ -138,7 +138,7 @@ class Journal:
         digest = digest_of(body)
         if (writing := self._recent.under_way(digest)) is not None:
             await asyncio.shield(writing)
-        if self._recent.seen(digest, now):
+        if writing is not None or self._recent.seen(digest, now):
             self._log.submit(Kind.DUPLICATE, _items_json(items), now, wait=False)
             return receipt
         written = asyncio.wrap_future(self._log.submit(KIND_OF[signal], body, now, digest=digest, note=(decoded, items)))  # type: ignore[arg-type]
@@ -282,6 +282,9 @@ class Journal:
         self._state.remember("next_sequence", self._log.next_sequence)
         if self._marked is not None:
             self._state.remember("watermarks", self._marked)
+        if self._disk_bytes > self._settings.journal.max_bytes // 2 and not self._log.frames_in_file:
+            # The newest segment is never forgotten. If nothing comes in because it is large, nothing would ever follow it.
+            self._log.submit(Kind.CONTROL, self._log.control or b"{}", self._clock.now_ns(), wait=False)
 
     async def _in_order(self, call: Any) -> None:
         done: Future[None] = Future()
