@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from leadline.store.engine.exceptions import CANNOT_DECOMPRESS, NOT_IMPLEMENTED, QUERY_IS_TOO_LARGE, refusal
@@ -103,13 +104,15 @@ class Decoder:
         self._inner = self._make() if self._make else None
         self._fed = False
 
-    def add(self, data: bytes) -> list[bytes]:
-        """What comes out for `data`, in pieces of about 1 MiB."""
+    def add(self, data: bytes) -> Iterator[bytes]:
+        """What comes out for `data`, in pieces of about 1 MiB, each made when it is asked for."""
         if self._inner is None:
             self._left -= len(data)
             self._check()
-            return [data] if data else []
-        out, more = [], bool(data)
+            if data:
+                yield data
+            return
+        more = bool(data)
         while more:
             if self._inner.eof:  # several gzip or zstd members may follow each other
                 self._inner = self._make()
@@ -121,10 +124,9 @@ class Decoder:
             data = (self._inner.unused_data or b"") if ended else getattr(self._inner, "unconsumed_tail", b"")
             self._left -= len(piece)
             self._check()
-            if piece:
-                out.append(piece)
             more = bool(data) or (not ended and (len(piece) == _STEP or not getattr(self._inner, "needs_input", True)))
-        return out
+            if piece:
+                yield piece
 
     def end(self) -> None:
         """Raises if the data was cut short."""

@@ -124,7 +124,10 @@ class Lane:
 
 @dataclass(slots=True)
 class Progress:
-    """What a query has read and written so far."""
+    """What a query has read and written so far.
+
+    Of a stream, chdb 4.4 now and then leaves a block out of what it says was read: `rows_read` and `bytes_read` are at most what was.
+    """
 
     rows_read: int = 0
     bytes_read: int = 0

@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
@@ -238,31 +238,21 @@ class Front:
     async def _send(self, steps: Steps, pieces: Iterator[bytes], wait: bool, execution_s: float, reply: Reply) -> None:
         started = time.monotonic()
         progress = steps.session.progress
+        coded = reply.coded(pieces)
 
         def following() -> bytes | None:
-            return next(pieces, None)
+            return next(coded, None)
 
-        first = await steps.run(following)
-        rest = steps.begin(following)
         if wait:
-            with tempfile.SpooledTemporaryFile(max_size=8 * 2**20) as kept:
-                size, piece = len(first or b""), first
-                while piece is not None:
-                    kept.write(piece)
-                    piece = await steps.wait(rest)
-                    rest = steps.begin(following) if piece is not None else rest
-                    size += len(piece or b"")
-                    if size > _MAX_WAITED:
-                        message = f"wait_end_of_query holds at most {_MAX_WAITED} bytes. Leave it out"
-                        raise refusal(TOO_MANY_ROWS_OR_BYTES, "TOO_MANY_ROWS_OR_BYTES", message)
-                kept.seek(0)
+            with await steps.run(lambda: _kept(coded)) as kept:
                 reply.summary(progress, time.monotonic() - started)
                 await reply.begin()
                 while block := kept.read(2**20):
                     await reply.more(block)
                 await reply.end()
             return
-        body = first or b""
+        body = await steps.run(following) or b""
+        rest = steps.begin(following)
         while (await asyncio.wait({rest}, timeout=_WHOLE_AT_ONCE_S))[0] and len(body) < 2**20:
             piece = await steps.wait(rest)
             if piece is None:
@@ -284,6 +274,18 @@ class Front:
         except TimeoutError:
             raise BrokenOff("the client takes the answer too slowly") from None
         await reply.end()
+
+
+def _kept(pieces: Iterator[bytes]) -> IO[bytes]:
+    """The whole result in a file, at its beginning."""
+    kept = tempfile.SpooledTemporaryFile(max_size=8 * 2**20)  # noqa: SIM115  # whoever asked closes it
+    for piece in pieces:
+        if kept.tell() + len(piece) > _MAX_WAITED:
+            message = f"wait_end_of_query holds at most {_MAX_WAITED} bytes. Leave it out"
+            raise refusal(TOO_MANY_ROWS_OR_BYTES, "TOO_MANY_ROWS_OR_BYTES", message)
+        kept.write(piece)
+    kept.seek(0)
+    return kept
 
 
 class Steps:
@@ -309,7 +311,7 @@ class Steps:
     async def wait(self, step: asyncio.Future[T]) -> T:
         watched: set[asyncio.Future[Any]] = {step, self._gone}
         await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-        if not step.done():
+        if self._gone.done():  # whether or not the step is done: to a client that is gone a fast query would go on for ever
             raise Gone
         return step.result()
 
@@ -357,9 +359,17 @@ class Reply:
         self.headers["X-ClickHouse-Exception-Code"] = str(error.code)
         await self.text(error.status, error.text + "\n")
 
+    def coded(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The pieces in the coding that the client takes, to their end. Compressing takes longer than the query: not for the event loop."""
+        if self.encoder is None:
+            yield from pieces
+            return
+        for piece in pieces:
+            yield self.encoder.compress(piece)
+        yield self.encoder.flush()
+
     async def whole(self, body: bytes) -> None:
-        if self.encoder is not None:
-            body = self.encoder.compress(body) + self.encoder.flush()
+        """The answer at once; `body` is coded, as is what `more` is given."""
         await self._start(200, len(body))
         await self._send({"type": "http.response.body", "body": body})
 
@@ -367,20 +377,18 @@ class Reply:
         await self._start(200, None)
 
     async def more(self, piece: bytes) -> None:
-        data = self.encoder.compress(piece) if self.encoder is not None else piece
-        if data:
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if piece:
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": self.encoder.flush() if self.encoder is not None else b""})
+        await self._send({"type": "http.response.body", "body": b""})
 
     async def broken(self, error: EngineError) -> NoReturn:
         """Tells an error in mid-stream: its text goes into the body, and the connection closes without the last chunk."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_S):
-                await self.more(in_stream(error, self.headers["X-ClickHouse-Exception-Tag"]))
-                if self.encoder is not None and (rest := self.encoder.flush()):
-                    await self._send({"type": "http.response.body", "body": rest, "more_body": True})
+                for piece in self.coded(iter((in_stream(error, self.headers["X-ClickHouse-Exception-Tag"]),))):
+                    await self.more(piece)
         raise BrokenOff(error.text)
 
     async def _start(self, status: int, length: int | None) -> None:
