@@ -33,7 +33,7 @@ def _batch(event: str, attributes: dict[str, object], **fields: Any) -> Any:
     request = ExportLogsServiceRequest()
     record = LogRecord(event_name=event, attributes=[KeyValue(key=key, value=_value(value)) for key, value in attributes.items()], **fields)
     request.resource_logs.add().scope_logs.add().log_records.append(record)
-    return decode_logs(request.SerializeToString())
+    return decode_logs(request.SerializeToString(), NOW)
 
 
 def test_feedback_arrives_as_record_and_as_label(clickhouse: Any) -> None:
@@ -43,7 +43,7 @@ def test_feedback_arrives_as_record_and_as_label(clickhouse: Any) -> None:
     }  # fmt: skip
     batch = _batch("ml.feedback", attributes, time_unix_nano=NOW)
     assert (batch.items, len(batch.labels), batch.notes) == (1, 1, {})
-    rows = batch.rows("c1", 3, NOW)
+    rows = batch.rows("c1", 3)
     assert [(table, n) for table, _, _, n in rows] == [("otel_logs", 1), ("labels", 1)]
     clickhouse.insert(rows)
     assert clickhouse.ask("SELECT * FROM labels") == [
@@ -58,7 +58,7 @@ def test_feedback_arrives_as_record_and_as_label(clickhouse: Any) -> None:
 def test_of_labels_with_one_key_the_last_label_time_wins(clickhouse: Any) -> None:
     for day, actual in ((2, "late truth"), (1, "early guess")):
         attributes = {"ml.prediction.id": "p", "ml.actual.label": actual, "ml.feedback.time": f"2096-09-0{day}T00:00:00Z"}
-        clickhouse.insert(_batch("ml.feedback", attributes).rows("c", day, NOW))
+        clickhouse.insert(_batch("ml.feedback", attributes).rows("c", day))
     assert clickhouse.ask("SELECT actual FROM labels FINAL") == [{"actual": "late truth"}]
 
 
@@ -132,7 +132,7 @@ def test_the_sdks_own_feedback_is_read() -> None:
     provider = LoggerProvider()
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     Monitor(model="fraud", version="1", logger_provider=provider).feedback("p-7", "fraud", source="HUMAN", feedback_id="f", time=NOW)
-    batch = decode_logs(encode_logs(exporter.get_finished_logs()).SerializeToString())
+    batch = decode_logs(encode_logs(exporter.get_finished_logs()).SerializeToString(), NOW)
     (label,) = batch.labels
     assert (label.prediction_id, label.actual, label.source, label.feedback_id, label.label_time_ns) == ("p-7", "fraud", "HUMAN", "f", NOW)
     provider.shutdown()

@@ -84,9 +84,9 @@ def _every_kind() -> ExportMetricsServiceRequest:
 
 
 def test_every_kind_of_point_arrives_in_its_table(clickhouse: Any) -> None:
-    batch = decode_metrics(_every_kind().SerializeToString())
+    batch = decode_metrics(_every_kind().SerializeToString(), NOW)
     assert (batch.items, batch.rejected) == (11, {})
-    rows = batch.rows("c1", 7, NOW)
+    rows = batch.rows("c1", 7)
     assert [(table, columns) for table, columns, *_ in rows] == [(f"otel_metrics_{kind}", COLUMNS[kind]) for kind in COLUMNS]
     assert sum(n for *_, n in rows) == batch.items
     clickhouse.insert(rows)
@@ -143,31 +143,43 @@ def test_what_is_refused_point_by_point_is_counted(monkeypatch: pytest.MonkeyPat
         otlp.Metric(name="no data"),
         otlp.Metric(name="g", gauge=otlp.Gauge(data_points=points)),
     )
-    batch = decode_metrics(request.SerializeToString())
+    batch = decode_metrics(request.SerializeToString(), NOW)
     assert (batch.items, batch.rejected) == (5, {"no_name": 2})
-    assert [n for *_, n in batch.rows("c", 1, NOW)] == [5]
+    assert [n for *_, n in batch.rows("c", 1)] == [5]
     monkeypatch.setattr("leadline.decode.metrics.MAX_ITEMS", 3)
-    batch = decode_metrics(request.SerializeToString())
+    batch = decode_metrics(request.SerializeToString(), NOW)
     assert (batch.items, batch.rejected) == (3, {"no_name": 2, "too_many": 2})
-    assert [n for *_, n in batch.rows("c", 1, NOW)] == [3]
+    assert [n for *_, n in batch.rows("c", 1)] == [3]
+
+
+def test_a_large_request_gives_the_rows_of_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read in parts, also one metric of many points; each point is there once, with all that belongs to its metric."""
+    request = _every_kind()
+    point = otlp.NumberDataPoint(time_unix_nano=NOW, attributes=[_text("a", "b" * 50)])
+    request.resource_metrics[0].scope_metrics[0].metrics.add(name="many").sum.CopyFrom(
+        otlp.Sum(data_points=[point] * 300, is_monotonic=True, aggregation_temporality=2)  # type: ignore[arg-type]
+    )
+    whole = decode_metrics(request.SerializeToString(), NOW)
+    monkeypatch.setattr("leadline.decode.parts.PART_BYTES", 1_000)
+    assert decode_metrics(request.SerializeToString(), NOW) == whole
 
 
 def test_an_empty_request_is_fine() -> None:
-    batch = decode_metrics(b"")
-    assert (batch.items, batch.rejected, batch.rows("c", 1, NOW)) == (0, {}, [])
+    batch = decode_metrics(b"", NOW)
+    assert (batch.items, batch.rejected, batch.rows("c", 1)) == (0, {}, [])
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"not protobuf at all", b"\x0a\x05\x0a", b"\x0a\xff\xff\xff\xff\x7f"])
 def test_what_is_not_a_request_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="expected a protobuf ExportMetricsServiceRequest"):
-        decode_metrics(body)
+        decode_metrics(body, NOW)
 
 
 def test_a_large_resource_above_many_tiny_points_is_refused() -> None:
     request = _request(otlp.Metric(name="g", gauge=otlp.Gauge(data_points=[otlp.NumberDataPoint() for _ in range(1_000)])))
     request.resource_metrics[0].resource.attributes.append(_text("big", "x" * (limits.MAX_EXPANSION // 1_000)))
-    with pytest.raises(InvalidRequest, match="at most 512 are taken"):
-        decode_metrics(request.SerializeToString())
+    with pytest.raises(InvalidRequest, match="at most 128 are taken"):
+        decode_metrics(request.SerializeToString(), NOW)
 
 
 def test_times_stay_near_the_receipt(clickhouse: Any) -> None:
@@ -175,7 +187,7 @@ def test_times_stay_near_the_receipt(clickhouse: Any) -> None:
     times = [0, 1, NOW - 8 * 86_400 * SECOND, NOW + 60 * SECOND, 2**64 - 1, *(NOW - day * 86_400 * SECOND for day in range(300))]
     points = [otlp.NumberDataPoint(time_unix_nano=time, start_time_unix_nano=time) for time in times]
     clickhouse.insert(
-        decode_metrics(_request(otlp.Metric(name="g", gauge=otlp.Gauge(data_points=points))).SerializeToString()).rows("c", 1, NOW)
+        decode_metrics(_request(otlp.Metric(name="g", gauge=otlp.Gauge(data_points=points))).SerializeToString(), NOW).rows("c", 1)
     )
     (found,) = clickhouse.ask(
         "SELECT count() AS n, uniqExact(toDate(TimeUnix)) AS days, toUnixTimestamp(max(TimeUnix)) AS latest, toUnixTimestamp(min(TimeUnix)) AS first FROM otel_metrics_gauge"

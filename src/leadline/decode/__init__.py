@@ -42,11 +42,11 @@ def decoders(dialects: Sequence[str], segments: Sequence[str], *, max_late_ns: i
         return batch, items
 
     def metrics(body: bytes, receive_ns: int) -> tuple[Decoded, dict[Key, int]]:
-        batch = decode_metrics(body, max_late_ns=max_late_ns)
+        batch = decode_metrics(body, receive_ns, max_late_ns=max_late_ns)
         return batch, {("metrics", ""): batch.items + sum(batch.rejected.values())}
 
     def logs(body: bytes, receive_ns: int) -> tuple[Decoded, dict[Key, int]]:
-        batch = decode_logs(body, max_late_ns=max_late_ns)
+        batch = decode_logs(body, receive_ns, max_late_ns=max_late_ns)
         return batch, {("logs", ""): batch.items + sum(batch.rejected.values())}
 
     return {Signal.TRACES: traces, Signal.METRICS: metrics, Signal.LOGS: logs}

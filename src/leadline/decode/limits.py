@@ -7,7 +7,7 @@ from leadline.errors import InvalidRequest
 MAX_ITEMS = 500_000
 """Data points or records taken from one request; more are rejected. ClickHouse writes one part for rows well below a million."""
 
-MAX_EXPANSION = 512 * 2**20
+MAX_EXPANSION = 128 * 2**20
 """Bytes that resources and scopes may take, repeated in each row: a large resource above many tiny points is an attack, not telemetry."""
 
 

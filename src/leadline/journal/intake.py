@@ -28,8 +28,8 @@ from leadline.settings import Settings
 _log = logging.getLogger("leadline.journal")
 _MARKED = ("sli_counts", "sketches")
 """Tables that alerts are made from: for each, the evaluator is told until when it is complete."""
-_INLINE = 256 * 1024
-"""Bytes up to which a request is decoded on the event loop: a fraction of a millisecond, and less work than handing it to a thread."""
+_INLINE = {Signal.TRACES: 256 * 1024, Signal.METRICS: 16 * 1024, Signal.LOGS: 16 * 1024}
+"""Bytes up to which a request is decoded on the event loop: about a millisecond, and less work than handing it to a thread."""
 _RETRY_S = 0.5
 
 
@@ -64,6 +64,7 @@ class Journal:
         self._marked: list[int] | None = None
         self._marked_ns = 0
         self.lag_p99_ms: Callable[[], float] = lambda: 0.0
+        self.gathered_bytes: Callable[[], int] = lambda: 0
 
     # -- life ------------------------------------------------------------------------------------------------------------
 
@@ -128,20 +129,20 @@ class Journal:
 
     async def _accept(self, signal: Signal, body: bytes, now: int) -> Receipt:
         try:
-            decoded, items = await self._decode(signal, body, now)
+            note, digest = await self._read(signal, body, now)
         except InvalidRequest:
             self.undecodable()
             raise
+        decoded, items = note
         receipt = _receipt(decoded.rejected)
         if not any(items.values()):
             return receipt
-        digest = digest_of(body)
         if (writing := self._recent.under_way(digest)) is not None:
             await asyncio.shield(writing)
         if writing is not None or self._recent.seen(digest, now):
             self._log.submit(Kind.DUPLICATE, _items_json(items), now, wait=False)
             return receipt
-        written = asyncio.wrap_future(self._log.submit(KIND_OF[signal], body, now, digest=digest, note=(decoded, items)))  # type: ignore[arg-type]
+        written = asyncio.wrap_future(self._log.submit(KIND_OF[signal], body, now, digest=digest, note=note))  # type: ignore[arg-type]
         with self._backlog_lock:
             self._backlog += len(body)
         self._recent.begin(digest, written)
@@ -156,16 +157,21 @@ class Journal:
             with self._backlog_lock:
                 self._backlog -= size
 
-    async def _decode(self, signal: Signal, body: bytes, now: int) -> Note:
-        if len(body) < _INLINE:
-            return self._decoders[signal](body, now)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._decoders[signal], body, now)
+    async def _read(self, signal: Signal, body: bytes, now: int) -> tuple[Note, bytes]:
+        """What the request holds, and its digest."""
+
+        def read() -> tuple[Note, bytes]:
+            return self._decoders[signal](body, now), digest_of(body)
+
+        if len(body) <= _INLINE[signal]:
+            return read()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, read)
 
     def _refuse_under_pressure(self, size: int) -> None:
         limits = (
             ("bytes in hand", self._backlog, self._settings.receive.max_in_flight, "receive.max_in_flight", 1.0),
             ("bytes in the journal", self._disk_bytes, self._settings.journal.max_bytes, "journal.max_bytes", 10.0),
-            ("bytes waiting for ClickHouse", self._state.pending_bytes, self._settings.store.max_pending, "store.max_pending", 10.0),
+            ("bytes waiting for ClickHouse", self._state.pending_bytes + self.gathered_bytes(), self._settings.store.max_pending, "store.max_pending", 10.0),
         )
         for what, used, limit, setting, wait in limits:
             if used + size > limit and used:

@@ -1,13 +1,16 @@
-"""The part that stores metrics and logs: rows gather until the segment is cut, or there are many."""
+"""The part that stores metrics and logs: rows gather until the segment is cut."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from leadline.model.blocks import Block
 from leadline.model.requests import Cut, Request
+
+MAX_ROWS = 500_000
+"""Rows of a block, about: ClickHouse writes a million as one part, and one part is there whole or not at all."""
 
 
 @runtime_checkable
@@ -16,7 +19,11 @@ class Tabular(Protocol):
 
     items: int
 
-    def rows(self, collector: str, segment: int, receive_ns: int) -> list[tuple[str, tuple[str, ...], bytes, int]]:
+    @property
+    def size(self) -> int:
+        """Bytes of the rows."""
+
+    def rows(self, collector: str, segment: int) -> list[tuple[str, tuple[str, ...], bytes, int]]:
         """(table, columns, JSONEachRow lines, rows)."""
 
 
@@ -25,43 +32,61 @@ class Records:
 
     def __init__(self, collector: str) -> None:
         self._collector = collector
-        self._requests: list[Request] = []
+        self._gathered: list[tuple[str, Tabular]] = []
+        self._since: int | None = None
+        self._items = Counter[str]()
+        self.bytes = 0
 
-    def control(self, rules: Mapping[str, Any]) -> None:
+    def control(self, rules: Mapping[str, object]) -> None:
         """Records are stored whatever the rules."""
 
     def add(self, request: Request) -> None:
         if isinstance(request.decoded, Tabular):
-            self._requests.append(request)
+            self._gathered.append((request.signal.value, request.decoded))
+            self._since = request.sequence if self._since is None else self._since
+            self._items[request.signal.value] += request.decoded.items
+            self.bytes += request.decoded.size
 
     def cut(self, cut: Cut) -> list[Block]:
-        data: defaultdict[tuple[str, tuple[str, ...], str], list[bytes]] = defaultdict(list)
-        rows: defaultdict[tuple[str, tuple[str, ...], str], int] = defaultdict(int)
-        for request in self._requests:
-            for table, columns, lines, n in request.decoded.rows(self._collector, cut.sequence, request.receive_ns):  # type: ignore[attr-defined]
-                key = (table, columns, request.signal.value)
-                data[key].append(lines)
-                rows[key] += n
-        self._requests = []
-        return [
-            Block(
-                table,
-                columns,
-                "JSONEachRow",
-                b"".join(data[(table, columns, signal)]),
-                f"{self._collector}/{cut.sequence}/{table}/0",
-                n,
-                {} if table == "labels" else {(signal, ""): n},  # a label is a log record too, and counted there
-            )
-            for (table, columns, signal), n in rows.items()
-        ]
+        blocks: list[Block] = []
+        open_blocks: dict[str, _Gathering] = {}
+        made = Counter[str]()
+
+        def end(table: str) -> None:
+            blocks.append(open_blocks.pop(table).block(table, f"{self._collector}/{cut.sequence}/{table}/{made[table]}"))
+            made[table] += 1
+
+        for signal, decoded in self._gathered:
+            for table, columns, lines, n in decoded.rows(self._collector, cut.sequence):
+                if table in open_blocks and open_blocks[table].rows + n > MAX_ROWS:
+                    end(table)
+                open_blocks.setdefault(table, _Gathering(signal, columns)).add(lines, n)
+        for table in list(open_blocks):
+            end(table)
+        self._gathered, self._since, self.bytes = [], None, 0
+        self._items.clear()
+        return blocks
 
     def waiting(self) -> dict[tuple[str, str], int]:
-        total: defaultdict[tuple[str, str], int] = defaultdict(int)
-        for request in self._requests:
-            total[(request.signal.value, "")] += request.decoded.items  # type: ignore[attr-defined]
-        return dict(total)
+        return {(signal, ""): n for signal, n in self._items.items()}
 
     @property
     def oldest_sequence(self) -> int | None:
-        return self._requests[0].sequence if self._requests else None
+        return self._since
+
+
+class _Gathering:
+    """A block in the making."""
+
+    def __init__(self, signal: str, columns: tuple[str, ...]) -> None:
+        self._signal, self._columns = signal, columns
+        self._lines: list[bytes] = []
+        self.rows = 0
+
+    def add(self, lines: bytes, n: int) -> None:
+        self._lines.append(lines)
+        self.rows += n
+
+    def block(self, table: str, token: str) -> Block:
+        counts = {} if table == "labels" else {(self._signal, ""): self.rows}  # a label is a log record too, and counted there
+        return Block(table, self._columns, "JSONEachRow", b"".join(self._lines), token, self.rows, counts)

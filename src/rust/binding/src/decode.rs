@@ -6,6 +6,7 @@ use std::sync::Arc;
 use leadline_kernel::batch::SpanBatch;
 use leadline_kernel::decode::columns::{Columns, Numbers, Texts};
 use leadline_kernel::decode::{self, Dialect, FIELDS, Limits};
+use leadline_kernel::split::{self, Signal};
 use leadline_kernel::{inflate, wire};
 use numpy::IntoPyArray;
 use pyo3::create_exception;
@@ -245,6 +246,50 @@ fn decompress<'py>(
     }
 }
 
+#[pyclass(name = "Parts", module = "leadline._kernel")]
+pub struct PyParts {
+    requests: std::vec::IntoIter<Vec<u8>>,
+    #[pyo3(get)]
+    too_complex: u64,
+}
+
+#[pymethods]
+impl PyParts {
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__<'py>(&mut self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.requests.next().map(|part| PyBytes::new(py, &part))
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (signal, data, *, size, max_values))]
+fn split_request(
+    py: Python<'_>,
+    signal: &str,
+    data: PyBackedBytes,
+    size: usize,
+    max_values: usize,
+) -> PyResult<PyParts> {
+    let signal = match signal {
+        "metrics" => Signal::Metrics,
+        "logs" => Signal::Logs,
+        _ => {
+            let message = format!("expected metrics or logs, got {signal:?}");
+            return Err(PyValueError::new_err(message));
+        }
+    };
+    match py.detach(|| split::split(&data, signal, size, max_values)) {
+        Ok(parts) => Ok(PyParts {
+            requests: parts.requests.into_iter(),
+            too_complex: parts.too_complex,
+        }),
+        Err(error) => Err(decode_error(py, error)),
+    }
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     let error = py.get_type::<DecodeError>();
@@ -253,8 +298,10 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DecodeError", error)?;
     module.add_class::<PyDialect>()?;
     module.add_class::<PySpanBatch>()?;
+    module.add_class::<PyParts>()?;
     module.add_function(wrap_pyfunction!(decode_traces, module)?)?;
     module.add_function(wrap_pyfunction!(prediction_columns, module)?)?;
+    module.add_function(wrap_pyfunction!(split_request, module)?)?;
     module.add_function(wrap_pyfunction!(decompress, module)?)?;
     module.add("FIELDS", PyTuple::new(py, FIELDS)?)
 }

@@ -12,4 +12,5 @@ pub mod export;
 pub mod inflate;
 pub mod rowbinary;
 pub mod sketches;
+pub mod split;
 pub mod wire;

@@ -22,6 +22,7 @@ use leadline_kernel::decode::{Dialect, Limits, decode_traces};
 use leadline_kernel::inflate::decompress;
 use leadline_kernel::rowbinary::put_varint;
 use leadline_kernel::sketches::{Config, Sketches};
+use leadline_kernel::split::{Signal, split};
 use leadline_kernel::wire::Reader;
 
 /// Bytes allocated now, and the most since [`peak_of`] began.
@@ -321,6 +322,25 @@ fn feed_traces(data: &[u8], dialect: &Dialect, consumers: &mut Consumers) {
     }
 }
 
+/// Requests of spans serve as requests of logs and of metrics: down to the items their messages have the same numbers.
+fn feed_split(data: &[u8], size: usize) {
+    for signal in [Signal::Logs, Signal::Metrics] {
+        let mut result = None;
+        let peak = peak_of(|| result = Some(split(data, signal, size, 20)));
+        // 48 bytes of record a part and a field beside what they hold
+        assert!(
+            peak < 64 * data.len() + (1 << 16),
+            "{peak} bytes of memory for {} bytes",
+            data.len()
+        );
+        if let Some(Ok(parts)) = result {
+            for part in &parts.requests {
+                split(part, signal, usize::MAX, 20).expect("a part is a request");
+            }
+        }
+    }
+}
+
 fn feed_inflate(data: &[u8], encoding: &str) {
     const LIMIT: usize = 1 << 20;
     let mut result = None;
@@ -431,6 +451,10 @@ fn fuzz() {
             feed_traces(data, &dialect, &mut consumers)
         });
         decoded += consumers.sequence - before;
+        if runs % 4 == 0 {
+            let size = [0, 30, 300][random.below(3)];
+            guard("traces", &name, &data, |data| feed_split(data, size));
+        }
         if runs % 8 == 0 {
             let (file, bytes) = random.pick(&packed).clone();
             let encoding = file.rsplit('.').next().unwrap_or_default();
