@@ -21,8 +21,9 @@ class Tables:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    def insert(self, rows: list[tuple[str, tuple[str, ...], bytes, int]]) -> None:
-        for table, columns, lines, n in rows:
+    def insert(self, rows: list[tuple[str, tuple[str, ...], list[bytes], int]]) -> None:
+        for table, columns, pieces, n in rows:
+            lines = b"".join(pieces)
             assert lines.count(b"\n") == n
             self._connection.query(f"INSERT INTO {table} ({', '.join(columns)}) FORMAT JSONEachRow {lines.decode()}")
 

@@ -82,7 +82,9 @@ def test_a_large_request_gives_the_rows_of_a_small_one(monkeypatch: pytest.Monke
     records = [LogRecord(time_unix_nano=NOW + n, body=AnyValue(string_value=f"line {n}")) for n in range(500)]
     whole = decode_logs(_request(*records), NOW)
     monkeypatch.setattr("leadline.decode.parts.PART_BYTES", 1_000)
-    assert decode_logs(_request(*records), NOW) == whole
+    parts = decode_logs(_request(*records), NOW)
+    assert len(parts.unplaced[0][2]) > len(whole.unplaced[0][2])
+    assert [b"".join(pieces) for _, _, pieces, _ in parts.rows("c", 1)] == [b"".join(pieces) for _, _, pieces, _ in whole.rows("c", 1)]
 
 
 def test_a_record_of_very_many_values_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,9 @@ def test_a_large_request_gives_the_rows_of_a_small_one(monkeypatch: pytest.Monke
     )
     whole = decode_metrics(request.SerializeToString(), NOW)
     monkeypatch.setattr("leadline.decode.parts.PART_BYTES", 1_000)
-    assert decode_metrics(request.SerializeToString(), NOW) == whole
+    parts = decode_metrics(request.SerializeToString(), NOW)
+    assert sum(len(pieces) for _, _, pieces, _ in parts.unplaced) > sum(len(pieces) for _, _, pieces, _ in whole.unplaced)
+    assert [b"".join(pieces) for _, _, pieces, _ in parts.rows("c", 1)] == [b"".join(pieces) for _, _, pieces, _ in whole.rows("c", 1)]
 
 
 def test_an_empty_request_is_fine() -> None:

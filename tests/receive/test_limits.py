@@ -39,6 +39,18 @@ def test_a_request_alone_fits_whatever_its_size() -> None:
     assert budget.held == 0
 
 
+def test_large_requests_leave_room_for_others() -> None:
+    """Past three quarters of the bound a large one is told to come back, and an ordinary one is not."""
+    budget = Budget(100 * 2**20)
+    with budget.lease() as first, budget.lease() as second, budget.lease() as small:
+        first.hold(60 * 2**20)
+        with pytest.raises(Overloaded, match="the share of receive.max_in_flight for large requests"):
+            second.hold(20 * 2**20)
+        second.hold(15 * 2**20)
+        small.hold(2**20)
+        assert budget.held == 76 * 2**20
+
+
 def test_giving_back_twice_does_nothing() -> None:
     budget = Budget(100)
     lease = budget.lease()

@@ -47,7 +47,7 @@ class LogsBatch:
     @property
     def size(self) -> int:
         """Bytes of the rows."""
-        return sum(len(lines) for _, _, lines, _ in self.unplaced)
+        return sum(len(piece) for _, _, pieces, _ in self.unplaced for piece in pieces)
 
     def rows(self, collector: str, segment: int) -> Rows:
         """The rows, a table after the other."""
@@ -85,9 +85,9 @@ def decode_logs(body: bytes, receive_ns: int, *, max_late_ns: int = MAX_LATE_NS)
             for record in taken:
                 if (name := event_name_of(record)) and (label := labels.label_of(record, name, note)):
                     found.append(label)
-    rows: Rows = [("otel_logs", COLUMNS, b"".join(pieces), items)] if items else []
+    rows: Rows = [("otel_logs", COLUMNS, pieces, items)] if items else []
     if found:
-        rows.append(("labels", labels.COLUMNS, "".join(label.row(receive_ns) for label in found).encode(), len(found)))
+        rows.append(("labels", labels.COLUMNS, ["".join(label.row(receive_ns) for label in found).encode()], len(found)))
     return LogsBatch(items, dict(+rejected), tuple(found), dict(notes), rows)
 
 

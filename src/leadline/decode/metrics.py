@@ -57,7 +57,7 @@ class MetricsBatch:
     @property
     def size(self) -> int:
         """Bytes of the rows."""
-        return sum(len(lines) for _, _, lines, _ in self.unplaced)
+        return sum(len(piece) for _, _, pieces, _ in self.unplaced for piece in pieces)
 
     def rows(self, collector: str, segment: int) -> Rows:
         """The rows, a table after the other."""
@@ -89,13 +89,11 @@ def decode_metrics(body: bytes, receive_ns: int, *, max_late_ns: int = MAX_LATE_
             expansion += len(points) * (repeated + len(metric.description) + len(metric.unit) + len(metric.name))
             check_expansion("metrics", expansion)
             kind = str(metric.WhichOneof("data"))
-            opening = (
-                f'{about}"MetricName":{quoted(metric.name)},"MetricDescription":{quoted(metric.description)},"MetricUnit":{quoted(metric.unit)},'
-            )
+            opening = f'{about}"MetricName":{quoted(metric.name)},"MetricDescription":{quoted(metric.description)},"MetricUnit":{quoted(metric.unit)},'
             lines = [_line(opening, point, metric, _ENCODERS[kind], receive_ns, max_late_ns) for point in taken]
             pieces.setdefault(kind, []).append("".join(lines).encode())
             points_of[kind] += len(taken)
-    rows = [(f"otel_metrics_{kind}", COLUMNS[kind], b"".join(pieces[kind]), points_of[kind]) for kind in COLUMNS if points_of[kind]]
+    rows = [(f"otel_metrics_{kind}", COLUMNS[kind], pieces[kind], points_of[kind]) for kind in COLUMNS if points_of[kind]]
     return MetricsBatch(items, dict(+rejected), rows)
 
 

@@ -6,7 +6,6 @@ divided first, in the kernel, and nothing waits for more than a part.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -26,8 +25,8 @@ MAX_VALUES = 100_000
 COLLECTOR, SEGMENT = "\x01", "\x02"
 """Stand in each row for its collector and segment, which are known only when the segment is cut: no JSON has these bytes."""
 
-Rows = list[tuple[str, tuple[str, ...], bytes, int]]
-"""(table, columns, JSONEachRow lines, rows)."""
+Rows = list[tuple[str, tuple[str, ...], list[bytes], int]]
+"""(table, columns, JSONEachRow lines in pieces of a part at most, rows)."""
 
 M = TypeVar("M", bound=Message)
 
@@ -55,5 +54,9 @@ def parsed(kind: type[M], signal: str, body: bytes) -> Iterator[tuple[M, int]]:
 
 def placed(rows: Rows, collector: str, segment: int) -> Rows:
     """The rows with their collector and segment."""
-    marks = ((COLLECTOR.encode(), quoted(collector).encode()), (SEGMENT.encode(), str(segment).encode()))
-    return [(table, columns, functools.reduce(lambda lines, mark: lines.replace(*mark), marks, lines), n) for table, columns, lines, n in rows]
+    name, number = quoted(collector).encode(), str(segment).encode()
+
+    def place(piece: bytes) -> bytes:
+        return piece.replace(COLLECTOR.encode(), name).replace(SEGMENT.encode(), number)
+
+    return [(table, columns, [place(piece) for piece in pieces], n) for table, columns, pieces, n in rows]

@@ -30,6 +30,7 @@ _MARKED = ("sli_counts", "sketches")
 """Tables that alerts are made from: for each, the evaluator is told until when it is complete."""
 _INLINE = {Signal.TRACES: 256 * 1024, Signal.METRICS: 16 * 1024, Signal.LOGS: 16 * 1024}
 """Bytes up to which a request is decoded on the event loop: about a millisecond, and less work than handing it to a thread."""
+_SMALL = 2**20
 _RETRY_S = 0.5
 
 
@@ -168,10 +169,19 @@ class Journal:
         return await asyncio.get_running_loop().run_in_executor(self._pool, read)
 
     def _refuse_under_pressure(self, size: int) -> None:
+        in_hand = self._settings.receive.max_in_flight
+        if size > _SMALL:  # however many large requests there are, ordinary ones find room
+            in_hand = int(in_hand * 0.75)
         limits = (
-            ("bytes in hand", self._backlog, self._settings.receive.max_in_flight, "receive.max_in_flight", 1.0),
+            ("bytes in hand", self._backlog, in_hand, "receive.max_in_flight", 1.0),
             ("bytes in the journal", self._disk_bytes, self._settings.journal.max_bytes, "journal.max_bytes", 10.0),
-            ("bytes waiting for ClickHouse", self._state.pending_bytes + self.gathered_bytes(), self._settings.store.max_pending, "store.max_pending", 10.0),
+            (
+                "bytes waiting for ClickHouse",
+                self._state.pending_bytes + self.gathered_bytes(),
+                self._settings.store.max_pending,
+                "store.max_pending",
+                10.0,
+            ),
         )
         for what, used, limit, setting, wait in limits:
             if used + size > limit and used:

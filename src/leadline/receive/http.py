@@ -15,6 +15,8 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvicorn
@@ -43,7 +45,8 @@ log = logging.getLogger(__name__)
 
 PATHS = {"/v1/traces": Signal.TRACES, "/v1/metrics": Signal.METRICS, "/v1/logs": Signal.LOGS}
 MAX_HEADER_BYTES = 64 * 1024
-LARGE_DOCUMENTS = 4  # JSON documents transcoded at once; each adds about a millisecond to every turn of the event loop
+ON_LOOP_BYTES = 128 * 1024  # a JSON document that is transcoded on the event loop: about a millisecond
+THREADS = 2  # for larger ones, and to put large bodies together
 KEEP_ALIVE_S = 75  # exporters send each 5 to 60 s: a connection outlives the pause
 SPARE_CONNECTIONS = 64  # past the maximum, these many still get an answer (503); the rest are closed at once
 PROTOBUF, JSON = b"application/x-protobuf", b"application/json"
@@ -66,7 +69,7 @@ class HttpReceiver:
         self.outcomes = outcomes or Outcomes()
         self._config, self._intake = config, intake
         self._decompressor = Decompressor(config.max_bytes)
-        self._transcoding = asyncio.Semaphore(LARGE_DOCUMENTS)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="leadline-http")
         self._state = ServerState()
         self._server: asyncio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -110,6 +113,7 @@ class HttpReceiver:
             task.cancel()
         self._watch.cancel()
         self._decompressor.close()
+        self._threads.shutdown(wait=False)
         self._server = self._watch = None
 
     async def _all_closed(self) -> None:
@@ -187,7 +191,8 @@ class _Endpoint:
                 if encoding not in ("", "identity"):
                     body = await receiver._decompressor.decompressed(encoding.removeprefix("x-"), body, lease)
                 if media == JSON:
-                    body = await self._transcoded(body)
+                    body = await self._off_loop(otlp_json.transcode, self._signal, body, receiver._config.max_bytes, size=len(body))
+                    lease.hold(len(body))
             except LeadlineError as error:
                 if not isinstance(error, Overloaded):
                     receiver._intake.undecodable()
@@ -234,19 +239,13 @@ class _Endpoint:
                 lease.hold(size)
                 chunks.append(chunk)
             if not message.get("more_body", False):
-                return b"".join(chunks)
+                return await self._off_loop(b"".join, chunks, size=size)
 
-    async def _transcoded(self, document: bytes) -> bytes:
-        if len(document) <= otlp_json.WINDOW:
-            return otlp_json.transcode(self._signal, document)
-        async with self._receiver._transcoding:
-            steps = otlp_json.steps(self._signal, document)
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as done:
-                    return done.value  # type: ignore[no-any-return]
-                await asyncio.sleep(0)
+    async def _off_loop(self, work: Callable[..., bytes], *arguments: Any, size: int) -> bytes:
+        """Does `work` on `size` bytes, which releases the GIL where they are many: then not on the event loop."""
+        if size <= ON_LOOP_BYTES:
+            return work(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._receiver._threads, work, *arguments)
 
 
 class _Refused(Exception):

@@ -13,6 +13,10 @@ from leadline.errors import Overloaded
 RETRY_AFTER_S = 1.0
 """What a client is told to wait when the bytes in hand are at their bound: most requests are through in well under it."""
 
+SMALL_BYTES = 2**20
+LARGE_SHARE = 0.75
+"""Of the bound, for requests above `SMALL_BYTES`: however many of those there are, ordinary ones find room."""
+
 
 class Budget:
     """Bytes of requests in hand, of all clients together.
@@ -52,10 +56,12 @@ class Lease:
         """
         budget = self._budget
         held = budget.held - self.held + size
-        if held > budget.limit and size > self.held and held > size:
+        limit = budget.limit if size <= SMALL_BYTES else int(budget.limit * LARGE_SHARE)
+        if held > limit and size > self.held and held > size:
             raise Overloaded(
-                f"{budget.held} bytes of requests are in hand and {size - self.held} more would pass receive.max_in_flight "
-                f"({budget.limit}). Send this request again after the delay.",
+                f"{budget.held} bytes of requests are in hand and {size - self.held} more would pass "
+                f"{'receive.max_in_flight' if limit == budget.limit else 'the share of receive.max_in_flight for large requests'} "
+                f"({limit}). Send this request again after the delay.",
                 retry_after_s=RETRY_AFTER_S,
             )
         budget.held, self.held = held, size

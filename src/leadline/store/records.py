@@ -23,8 +23,8 @@ class Tabular(Protocol):
     def size(self) -> int:
         """Bytes of the rows."""
 
-    def rows(self, collector: str, segment: int) -> list[tuple[str, tuple[str, ...], bytes, int]]:
-        """(table, columns, JSONEachRow lines, rows)."""
+    def rows(self, collector: str, segment: int) -> list[tuple[str, tuple[str, ...], list[bytes], int]]:
+        """(table, columns, JSONEachRow lines in pieces, rows)."""
 
 
 class Records:
@@ -57,10 +57,10 @@ class Records:
             made[table] += 1
 
         for signal, decoded in self._gathered:
-            for table, columns, lines, n in decoded.rows(self._collector, cut.sequence):
+            for table, columns, pieces, n in decoded.rows(self._collector, cut.sequence):
                 if table in open_blocks and open_blocks[table].rows + n > MAX_ROWS:
                     end(table)
-                open_blocks.setdefault(table, _Gathering(signal, columns)).add(lines, n)
+                open_blocks.setdefault(table, _Gathering(signal, columns)).add(pieces, n)
         for table in list(open_blocks):
             end(table)
         self._gathered, self._since, self.bytes = [], None, 0
@@ -80,13 +80,13 @@ class _Gathering:
 
     def __init__(self, signal: str, columns: tuple[str, ...]) -> None:
         self._signal, self._columns = signal, columns
-        self._lines: list[bytes] = []
+        self._pieces: list[bytes] = []
         self.rows = 0
 
-    def add(self, lines: bytes, n: int) -> None:
-        self._lines.append(lines)
+    def add(self, pieces: list[bytes], n: int) -> None:
+        self._pieces += pieces
         self.rows += n
 
     def block(self, table: str, token: str) -> Block:
         counts = {} if table == "labels" else {(self._signal, ""): self.rows}  # a label is a log record too, and counted there
-        return Block(table, self._columns, "JSONEachRow", b"".join(self._lines), token, self.rows, counts)
+        return Block(table, self._columns, "JSONEachRow", b"".join(self._pieces), token, self.rows, counts)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 
 from leadline.look.cli.options import ConfigFile, DataDir, Overrides, run_until_told, settings_of
 from leadline.settings import Settings
 
 _log = logging.getLogger("leadline")
+
+_SWITCH_S = 0.0005
+"""How long a thread that is at work keeps the event loop waiting. Python's own 5 ms come once for each time the loop has let go of the
+interpreter, ten and more a request: beside a thread that decodes logs, clients waited for seconds (benchmarks/hostile.py)."""
 
 
 def command(config: ConfigFile = None, data: DataDir = None, overrides: Overrides = None) -> None:
@@ -22,6 +27,7 @@ async def collect(settings: Settings, stop: asyncio.Event) -> None:
     from leadline.flow import Collector
     from leadline.look.console.app import HttpServer, console
 
+    sys.setswitchinterval(_SWITCH_S)
     collector = Collector(settings)
     server = HttpServer(console(collector), settings.console.http, "console.http")
     await server.start()

@@ -7,6 +7,7 @@ use leadline_kernel::batch::SpanBatch;
 use leadline_kernel::decode::columns::{Columns, Numbers, Texts};
 use leadline_kernel::decode::{self, Dialect, FIELDS, Limits};
 use leadline_kernel::split::{self, Signal};
+use leadline_kernel::transcode::{self, Field, Kind, Message, Schema};
 use leadline_kernel::{inflate, wire};
 use numpy::IntoPyArray;
 use pyo3::create_exception;
@@ -23,11 +24,15 @@ create_exception!(
 );
 
 fn decode_error(py: Python<'_>, error: wire::Error) -> PyErr {
-    let raised = DecodeError::new_err(error.to_string());
+    raised(py, error.to_string(), error.offset, error.what)
+}
+
+fn raised(py: Python<'_>, text: String, offset: usize, what: impl Into<String>) -> PyErr {
+    let raised = DecodeError::new_err(text);
     let value = raised.value(py);
     match value
-        .setattr("offset", error.offset)
-        .and_then(|()| value.setattr("what", error.what))
+        .setattr("offset", offset)
+        .and_then(|()| value.setattr("what", what.into()))
     {
         Ok(()) => raised,
         Err(error) => error,
@@ -246,6 +251,99 @@ fn decompress<'py>(
     }
 }
 
+#[pyclass(name = "JsonSchema", frozen, module = "leadline._kernel")]
+pub struct PyJsonSchema {
+    inner: Schema,
+}
+
+/// What a field's kind needs beside its name.
+#[derive(FromPyObject)]
+enum Detail {
+    Number(usize),
+    Names(Vec<(String, i32)>),
+}
+
+type FieldRow = (Vec<String>, u32, String, bool, bool, Option<Detail>);
+
+#[pymethods]
+impl PyJsonSchema {
+    #[new]
+    fn new(messages: Vec<(bool, Vec<FieldRow>)>) -> PyResult<Self> {
+        let mut inner = Schema::default();
+        let count = messages.len();
+        for (nests, rows) in messages {
+            let mut message = Message {
+                nests,
+                ..Message::default()
+            };
+            for (names, number, kind, repeated, takes_null, detail) in rows {
+                let kind = match (&*kind, detail) {
+                    ("message", Some(Detail::Number(index))) if index < count => {
+                        Kind::Message(index)
+                    }
+                    ("id", Some(Detail::Number(size))) => Kind::Id(size),
+                    ("enum", Some(Detail::Names(names))) => Kind::Enum(
+                        names
+                            .into_iter()
+                            .map(|(name, number)| (name.into(), number))
+                            .collect(),
+                    ),
+                    ("string", None) => Kind::Text,
+                    ("bytes", None) => Kind::Base64,
+                    ("bool", None) => Kind::Bool,
+                    ("double", None) => Kind::Double,
+                    (other, None) => Kind::integer(other).ok_or_else(|| {
+                        PyValueError::new_err(format!("{names:?}: no kind is called {other:?}"))
+                    })?,
+                    (other, Some(_)) => {
+                        let message = format!("{names:?}: not the detail of a {other:?}");
+                        return Err(PyValueError::new_err(message));
+                    }
+                };
+                for name in names {
+                    message
+                        .fields
+                        .insert(name.into_bytes().into(), inner.fields.len());
+                }
+                inner.fields.push(Field {
+                    number,
+                    kind,
+                    repeated,
+                    takes_null,
+                });
+            }
+            inner.messages.push(message);
+        }
+        if inner.messages.is_empty() {
+            return Err(PyValueError::new_err("expected at least one message"));
+        }
+        Ok(Self { inner })
+    }
+}
+
+#[pyfunction]
+fn transcode_json<'py>(
+    py: Python<'py>,
+    schema: &PyJsonSchema,
+    document: PyBackedBytes,
+    limit: usize,
+) -> PyResult<Bound<'py, PyBytes>> {
+    match py.detach(|| transcode::transcode(&schema.inner, &document, limit)) {
+        Ok(bytes) => Ok(PyBytes::new(py, &bytes)),
+        Err(transcode::Error::Fault { path, what, offset }) => {
+            let text = if path.is_empty() {
+                what.clone()
+            } else {
+                format!("{path}: {what}")
+            };
+            Err(raised(py, text, offset, what))
+        }
+        Err(transcode::Error::TooLarge) => Err(PyOverflowError::new_err(format!(
+            "the document becomes more than the limit of {limit} bytes"
+        ))),
+    }
+}
+
 #[pyclass(name = "Parts", module = "leadline._kernel")]
 pub struct PyParts {
     requests: std::vec::IntoIter<Vec<u8>>,
@@ -299,6 +397,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyDialect>()?;
     module.add_class::<PySpanBatch>()?;
     module.add_class::<PyParts>()?;
+    module.add_class::<PyJsonSchema>()?;
+    module.add_function(wrap_pyfunction!(transcode_json, module)?)?;
     module.add_function(wrap_pyfunction!(decode_traces, module)?)?;
     module.add_function(wrap_pyfunction!(prediction_columns, module)?)?;
     module.add_function(wrap_pyfunction!(split_request, module)?)?;

@@ -1,4 +1,4 @@
-//! Fuzzing of everything that reads bytes from outside: decode, and what consumes its batches; inflate.
+//! Fuzzing of everything that reads bytes from outside: decode, and what consumes its batches; split; transcode; inflate.
 //!
 //! Inputs are mutations of `fuzz/corpus`: of bytes, and of the tree of messages, with the lengths around a change put
 //! right, so that changes reach the leaves. A run is short and the same each time; for a long one:
@@ -23,6 +23,7 @@ use leadline_kernel::inflate::decompress;
 use leadline_kernel::rowbinary::put_varint;
 use leadline_kernel::sketches::{Config, Sketches};
 use leadline_kernel::split::{Signal, split};
+use leadline_kernel::transcode::{Field, Kind, Message, Schema, transcode};
 use leadline_kernel::wire::Reader;
 
 /// Bytes allocated now, and the most since [`peak_of`] began.
@@ -341,6 +342,59 @@ fn feed_split(data: &[u8], size: usize) {
     }
 }
 
+/// A schema of two messages that hold each other, with a field of each kind.
+fn json_schema() -> Schema {
+    let field = |number, kind, repeated| Field {
+        number,
+        kind,
+        repeated,
+        takes_null: number == 9,
+    };
+    let integer = |name| Kind::integer(name).expect("a kind");
+    let fields = vec![
+        field(1, Kind::Message(1), true),
+        field(2, Kind::Message(0), false),
+        field(3, Kind::Text, true),
+        field(4, Kind::Base64, false),
+        field(5, Kind::Id(2), false),
+        field(6, integer("fixed64"), true),
+        field(7, integer("sint32"), false),
+        field(8, Kind::Enum(vec![("ON".into(), 1)]), false),
+        field(9, Kind::Double, false),
+        field(10, Kind::Bool, false),
+    ];
+    let message = |nests| Message {
+        fields: (0..fields.len())
+            .map(|index| (vec![b'a' + index as u8].into(), index))
+            .collect(),
+        nests,
+    };
+    Schema {
+        messages: vec![message(false), message(true)],
+        fields: fields.clone(),
+    }
+}
+
+fn feed_json(data: &[u8], schema: &Schema) {
+    const LIMIT: usize = 1 << 16;
+    let mut result = None;
+    let peak = peak_of(|| result = Some(transcode(schema, data, LIMIT)));
+    // what an error shows is of the document's size at most
+    assert!(
+        peak < 4 * LIMIT + 64 * data.len(),
+        "{peak} bytes of memory for {} bytes",
+        data.len()
+    );
+    if let Some(Ok(bytes)) = result {
+        assert!(bytes.len() <= LIMIT);
+        let mut reader = Reader::new(&bytes);
+        while reader.more() {
+            let tag = reader.tag().expect("protobuf");
+            reader.skip(tag).expect("protobuf");
+        }
+    }
+}
+
 fn feed_inflate(data: &[u8], encoding: &str) {
     const LIMIT: usize = 1 << 20;
     let mut result = None;
@@ -406,9 +460,10 @@ fn fuzz() {
     let seed = number("LEADLINE_FUZZ_SEED").unwrap_or(1);
     let mut random = Random(seed);
     let (dialect, mut consumers) = (dialect(), Consumers::new());
-    let (traces, packed) = (inputs("traces"), inputs("inflate"));
+    let (traces, packed, documents) = (inputs("traces"), inputs("inflate"), inputs("json"));
+    let schema = json_schema();
     assert!(
-        traces.len() > 10 && packed.len() > 2,
+        traces.len() > 10 && packed.len() > 2 && !documents.is_empty(),
         "the corpus is not where it should be"
     );
     let predictions = |data: &[u8]| {
@@ -454,6 +509,14 @@ fn fuzz() {
         if runs % 4 == 0 {
             let size = [0, 30, 300][random.below(3)];
             guard("traces", &name, &data, |data| feed_split(data, size));
+        }
+        if runs % 4 == 2 {
+            let mut data = random.pick(&documents).1.clone();
+            for _ in 0..=random.below(6) {
+                let other = random.pick(&documents).1.clone();
+                mutate_bytes(&mut random, &mut data, &other);
+            }
+            guard("json", &name, &data, |data| feed_json(data, &schema));
         }
         if runs % 8 == 0 {
             let (file, bytes) = random.pick(&packed).clone();

@@ -5,9 +5,9 @@ use super::Decoder;
 use super::emit::{MAX_TEXT, Place};
 use super::features::{NO_SERIES, Schema};
 use super::intern::START;
-use super::json::{Malformed, Scanner, Token};
 use super::notes::Note;
 use super::value::{Value, clip};
+use crate::json::{Malformed, Scanner, Token};
 
 /// What a JSON text is of.
 #[derive(Clone, Copy)]

@@ -19,7 +19,6 @@ pub mod dialect;
 mod emit;
 mod features;
 mod intern;
-mod json;
 mod json_features;
 mod notes;
 mod predictions;
@@ -27,6 +26,7 @@ pub mod tracestate;
 pub mod value;
 
 pub use dialect::{Dialect, FIELDS};
+pub(crate) use features::base64;
 
 use dialect::{Level, Meaning, Target};
 use emit::{Emitter, Place};

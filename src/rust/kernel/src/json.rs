@@ -1,5 +1,5 @@
-//! JSON, as far as features need it: read event by event, without building anything. Takes `NaN`, `Infinity` and
-//! `-Infinity` too, which Python's `json.dumps` writes.
+//! JSON, read event by event, without building anything. Takes `NaN`, `Infinity` and `-Infinity` too, which Python's
+//! `json.dumps` writes. Texts are not looked at for UTF-8.
 
 use std::borrow::Cow;
 
@@ -18,9 +18,15 @@ pub enum Token<'j> {
     Object,
 }
 
-/// Not JSON from here on.
+/// Not JSON from here on: what was expected.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Malformed;
+pub struct Malformed(pub &'static str);
+
+const A_VALUE: &str = "a value";
+const A_QUOTE: &str = "a string that ends";
+const NO_CONTROL: &str = "no control character in a string";
+/// What is said of a value that nests too deeply.
+pub const LESS_NESTING: &str = "a value that nests less";
 
 pub type Result<T> = std::result::Result<T, Malformed>;
 
@@ -34,11 +40,27 @@ impl<'j> Scanner<'j> {
         Self { bytes, at: 0 }
     }
 
-    fn peek(&mut self) -> Option<u8> {
+    /// Where the scanner stands.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// What stands between two places.
+    pub fn source(&self, from: usize, to: usize) -> &'j [u8] {
+        &self.bytes[from..to]
+    }
+
+    /// The next byte that is not blank.
+    pub fn peek(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.bytes.get(self.at) {
             self.at += 1;
         }
         self.bytes.get(self.at).copied()
+    }
+
+    fn fail<T>(&mut self, at: usize, what: &'static str) -> Result<T> {
+        self.at = at;
+        Err(Malformed(what))
     }
 
     fn take(&mut self, byte: u8) -> bool {
@@ -60,13 +82,13 @@ impl<'j> Scanner<'j> {
         if self.peek().is_none() {
             Ok(())
         } else {
-            Err(Malformed)
+            Err(Malformed("the end"))
         }
     }
 
     /// The next value. Of an array or object only the bracket is read: go on with [`Scanner::element`] or [`Scanner::key`].
     pub fn value(&mut self) -> Result<Token<'j>> {
-        Ok(match self.peek().ok_or(Malformed)? {
+        Ok(match self.peek().ok_or(Malformed(A_VALUE))? {
             b'{' => {
                 self.at += 1;
                 Token::Object
@@ -83,7 +105,7 @@ impl<'j> Scanner<'j> {
             b'I' if self.word(b"Infinity") => Token::Double(f64::INFINITY),
             b'-' if self.word(b"-Infinity") => Token::Double(f64::NEG_INFINITY),
             b'-' | b'0'..=b'9' => self.number()?,
-            _ => return Err(Malformed),
+            _ => return Err(Malformed(A_VALUE)),
         })
     }
 
@@ -95,7 +117,7 @@ impl<'j> Scanner<'j> {
         if first || self.take(b',') {
             Ok(true)
         } else {
-            Err(Malformed)
+            Err(Malformed("a comma or ]"))
         }
     }
 
@@ -104,14 +126,17 @@ impl<'j> Scanner<'j> {
         if self.take(b'}') {
             return Ok(None);
         }
-        if !first && !self.take(b',') || self.peek() != Some(b'"') {
-            return Err(Malformed);
+        if !first && !self.take(b',') {
+            return Err(Malformed("a comma or }"));
+        }
+        if self.peek() != Some(b'"') {
+            return Err(Malformed("a key in quotes"));
         }
         let key = self.string()?;
         if self.take(b':') {
             Ok(Some(key))
         } else {
-            Err(Malformed)
+            Err(Malformed("a colon"))
         }
     }
 
@@ -122,7 +147,7 @@ impl<'j> Scanner<'j> {
 
     fn skip_within(&mut self, open: &Token<'_>, depth: u32) -> Result<()> {
         if depth == 0 {
-            return Err(Malformed);
+            return Err(Malformed(LESS_NESTING));
         }
         let mut first = true;
         loop {
@@ -144,10 +169,10 @@ impl<'j> Scanner<'j> {
         let start = self.at + 1;
         let mut at = start;
         loop {
-            match self.bytes.get(at).ok_or(Malformed)? {
+            match self.bytes.get(at).ok_or(Malformed(A_QUOTE))? {
                 b'"' => break,
                 b'\\' => return self.escaped(start, at),
-                0..0x20 => return Err(Malformed),
+                0..0x20 => return self.fail(at, NO_CONTROL),
                 _ => at += 1,
             }
         }
@@ -158,13 +183,13 @@ impl<'j> Scanner<'j> {
     fn escaped(&mut self, start: usize, mut at: usize) -> Result<Cow<'j, [u8]>> {
         let mut text = self.bytes[start..at].to_vec();
         loop {
-            let byte = *self.bytes.get(at).ok_or(Malformed)?;
+            let byte = *self.bytes.get(at).ok_or(Malformed(A_QUOTE))?;
             at += 1;
             match byte {
                 b'"' => break,
-                0..0x20 => return Err(Malformed),
+                0..0x20 => return self.fail(at - 1, NO_CONTROL),
                 b'\\' => {
-                    let escape = *self.bytes.get(at).ok_or(Malformed)?;
+                    let escape = *self.bytes.get(at).ok_or(Malformed(A_QUOTE))?;
                     at += 1;
                     text.push(match escape {
                         b'"' | b'\\' | b'/' => escape,
@@ -190,7 +215,7 @@ impl<'j> Scanner<'j> {
                             text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
                             continue;
                         }
-                        _ => return Err(Malformed),
+                        _ => return self.fail(at - 1, "an escape"),
                     });
                 }
                 _ => text.push(byte),
@@ -201,9 +226,10 @@ impl<'j> Scanner<'j> {
     }
 
     fn unit(&self, at: usize) -> Result<u32> {
-        let digits = self.bytes.get(at..at + 4).ok_or(Malformed)?;
+        const DIGITS: Malformed = Malformed("four hex digits after \\u");
+        let digits = self.bytes.get(at..at + 4).ok_or(DIGITS)?;
         digits.iter().try_fold(0, |code, &digit| {
-            Ok(code << 4 | char::from(digit).to_digit(16).ok_or(Malformed)?)
+            Ok(code << 4 | char::from(digit).to_digit(16).ok_or(DIGITS)?)
         })
     }
 
@@ -215,7 +241,7 @@ impl<'j> Scanner<'j> {
         if self.at > start {
             Ok(self.at - start)
         } else {
-            Err(Malformed)
+            Err(Malformed("a digit"))
         }
     }
 
@@ -224,7 +250,7 @@ impl<'j> Scanner<'j> {
         self.at += usize::from(self.bytes[start] == b'-');
         let leading = self.bytes.get(self.at).copied();
         if self.digits()? > 1 && leading == Some(b'0') {
-            return Err(Malformed);
+            return self.fail(start, "a number that does not begin with 0");
         }
         let mut whole = true;
         if self.bytes.get(self.at) == Some(&b'.') {
@@ -238,10 +264,13 @@ impl<'j> Scanner<'j> {
             self.digits()?;
             whole = false;
         }
-        let text = std::str::from_utf8(&self.bytes[start..self.at]).map_err(|_| Malformed)?;
+        let text = std::str::from_utf8(&self.bytes[start..self.at]).unwrap_or_default();
         match text.parse::<i64>() {
             Ok(number) if whole => Ok(Token::Int(number)),
-            _ => text.parse().map(Token::Double).map_err(|_| Malformed),
+            _ => text
+                .parse()
+                .map(Token::Double)
+                .map_err(|_| Malformed(A_VALUE)),
         }
     }
 }
@@ -305,8 +334,8 @@ mod tests {
             "\"\n\"",
             "]",
         ] {
-            assert_eq!(one(text), Err(Malformed), "{text}");
+            assert!(one(text).is_err(), "{text}");
         }
-        assert_eq!(one(&"[".repeat(1000)), Err(Malformed));
+        assert_eq!(one(&"[".repeat(1000)), Err(Malformed(LESS_NESTING)));
     }
 }
