@@ -136,35 +136,64 @@ def transcode_json(schema: JsonSchema, document: bytes, limit: int) -> bytes:
     """
 
 @final
-class Parts:
-    """The parts of a divided request, each made when it is asked for."""
+class RecordBatch:
+    """A decoded request of metrics or logs: rows that lack their collector and segment. Immutable."""
 
     @property
-    def too_complex(self) -> int:
-        """Items left out, since each holds more than `max_values` values."""
-    def __iter__(self) -> Parts: ...
-    def __next__(self) -> bytes: ...
+    def items(self) -> int:
+        """Data points or records accepted."""
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Items refused one by one: ``too_many`` (past `max_items`); ``no_name`` (of metrics without a name)."""
+    @property
+    def size(self) -> int:
+        """Bytes of the rows."""
+    @property
+    def events(self) -> list[bytes]:
+        """Of logs: the encoded LogRecords whose event was asked for; they are among the rows too."""
+    def rows(self, collector: str, segment: int) -> list[tuple[str, bytes, int]]:
+        """(table, RowBinary in the order of `RECORD_COLUMNS`, rows). Cost: a copy; the GIL is released."""
 
-def split_request(signal: str, data: bytes, *, size: int, max_values: int) -> Parts:
-    """Divides an ExportMetricsServiceRequest or ExportLogsServiceRequest into requests that hold the same items once each.
+def decode_logs(
+    data: bytes,
+    receive_ns: int,
+    *,
+    events: Sequence[str],
+    max_late_ns: int,
+    max_items: int,
+    max_repeated: int,
+    max_depth: int = 64,
+) -> RecordBatch:
+    """Walks an ExportLogsServiceRequest (protobuf), whole, and makes its rows. Cost: about 0.4 µs a record; the GIL is released.
 
-    For protobuf's own parser, which keeps the GIL from the first byte of a message to its last. Cost: about a copy; the GIL is released.
+    A record's time (else the time it was observed) is kept between `receive_ns` less `max_late_ns` and 5 s after it; where there is
+    none, it is `receive_ns`. Texts need not be UTF-8; values become texts as those of spans do.
 
     Parameters
     ----------
-    signal : {"metrics", "logs"}
-    size : int, bytes
-        Of the items in a part, about; more where what the parts repeat (resource, scope, the metric around its points) is larger,
-        so that all parts together are at most about twice the request. One item is never divided.
-    max_values : int
-        Fields that an item may hold down to the leaves of its attributes, body and exemplars.
+    events : sequence of str
+        Names of events (the field, or the attribute ``event.name``) whose records are given out too.
+    max_items : int
+        Records above this are rejected.
+    max_repeated : int, bytes
+        What rows may repeat of resources and scopes: a large one above many tiny records is an attack.
+    max_depth : int
+        Levels that arrays and maps may nest.
 
     Raises
     ------
     DecodeError
-        If the messages around the items are not well-formed. The items themselves are not looked into.
-    ValueError
-        For another signal.
+        If the bytes are not a well-formed request.
+    OverflowError
+        If rows repeat more than `max_repeated`.
+    """
+
+def decode_metrics(
+    data: bytes, receive_ns: int, *, max_late_ns: int, max_items: int, max_repeated: int, max_depth: int = 64
+) -> RecordBatch:
+    """Walks an ExportMetricsServiceRequest (protobuf), whole, and makes its rows. Cost: about 0.4 µs a point; the GIL is released.
+
+    Arguments and errors as of `decode_logs`; a point's time is kept as a record's is, its start is not.
     """
 
 def prediction_columns(batches: Sequence[SpanBatch]) -> dict[str, Any]:
@@ -374,6 +403,9 @@ class Taken:
 
 FIELDS: tuple[str, ...]
 """The fields that a dialect may fill."""
+
+RECORD_COLUMNS: dict[str, list[tuple[str, str]]]
+"""Table -> (column, ClickHouse type) in row order, of the rows of a `RecordBatch`."""
 
 SPAN_COLUMNS: tuple[tuple[str, str], ...]
 PREDICTION_COLUMNS: tuple[tuple[str, str], ...]

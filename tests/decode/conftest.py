@@ -21,15 +21,15 @@ class Tables:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    def insert(self, rows: list[tuple[str, tuple[str, ...], list[bytes], int]]) -> None:
-        for table, columns, pieces, n in rows:
-            lines = b"".join(pieces)
-            assert lines.count(b"\n") == n
-            self._connection.query(f"INSERT INTO {table} ({', '.join(columns)}) FORMAT JSONEachRow {lines.decode()}")
+    def insert(self, rows: list[tuple[str, tuple[str, ...], str, bytes, int]]) -> None:
+        for table, columns, form, data, n in rows:
+            inserter = self._connection.send_insert(f"INSERT INTO {table} ({', '.join(columns)}) SETTINGS insert_deduplicate = 0", form)
+            inserter.append(data)
+            assert inserter.finish().rows_written == n
 
     def ask(self, sql: str) -> list[dict[str, Any]]:
         settings = "output_format_json_quote_64bit_integers = 0, output_format_json_quote_denormals = 1"
-        return [json.loads(line) for line in str(self._connection.query(f"{sql} SETTINGS {settings}", "JSONEachRow")).splitlines()]
+        return [json.loads(line) for line in str(self._connection.query(f"{sql} SETTINGS {settings}", "JSONEachRow")).split("\n") if line]
 
 
 @pytest.fixture

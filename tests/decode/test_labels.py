@@ -11,7 +11,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
-from leadline.decode.logs import decode_logs
+from leadline.decode.records import decode_logs
 
 NOW = 4_000_000_000_000_000_000  # 2096: no TTL of the tables is over
 TRACE, SPAN = bytes(range(16)), bytes(range(8))
@@ -44,7 +44,7 @@ def test_feedback_arrives_as_record_and_as_label(clickhouse: Any) -> None:
     batch = _batch("ml.feedback", attributes, time_unix_nano=NOW)
     assert (batch.items, len(batch.labels), batch.notes) == (1, 1, {})
     rows = batch.rows("c1", 3)
-    assert [(table, n) for table, _, _, n in rows] == [("otel_logs", 1), ("labels", 1)]
+    assert [(table, n) for table, *_, n in rows] == [("otel_logs", 1), ("labels", 1)]
     clickhouse.insert(rows)
     assert clickhouse.ask("SELECT * FROM labels") == [
         {

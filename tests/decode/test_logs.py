@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue, KeyValueList
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
-from leadline.decode import limits
-from leadline.decode.logs import COLUMNS, decode_logs
+from leadline.decode import records as limits
+from leadline.decode.records import COLUMNS, decode_logs
 from leadline.errors import InvalidRequest
 
 NOW = 4_000_000_000_123_456_789  # 2096: no TTL of the tables is over
@@ -40,7 +40,7 @@ def test_a_record_arrives_whole(clickhouse: Any) -> None:
     batch = decode_logs(_request(record), NOW)
     assert (batch.items, batch.rejected, batch.labels, batch.notes) == (1, {}, (), {})
     rows = batch.rows("c1", 9)
-    assert [(table, columns, n) for table, columns, _, n in rows] == [("otel_logs", COLUMNS, 1)]
+    assert [(table, columns, n) for table, columns, _, _, n in rows] == [("otel_logs", COLUMNS["otel_logs"], 1)]
     clickhouse.insert(rows)
     assert clickhouse.ask("SELECT * FROM otel_logs") == [
         {
@@ -71,29 +71,10 @@ def test_times_bodies_and_names_that_are_not_there(clickhouse: Any) -> None:
 
 
 def test_more_records_than_one_request_may_hold_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leadline.decode.logs.MAX_ITEMS", 2)
+    monkeypatch.setattr("leadline.decode.records.MAX_ITEMS", 2)
     batch = decode_logs(_request(*[LogRecord() for _ in range(5)]), NOW)
     assert (batch.items, batch.rejected) == (2, {"too_many": 3})
     assert [n for *_, n in batch.rows("c", 1)] == [2]
-
-
-def test_a_large_request_gives_the_rows_of_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is read in parts; each record is there once, in its order, with its resource and scope."""
-    records = [LogRecord(time_unix_nano=NOW + n, body=AnyValue(string_value=f"line {n}")) for n in range(500)]
-    whole = decode_logs(_request(*records), NOW)
-    monkeypatch.setattr("leadline.decode.parts.PART_BYTES", 1_000)
-    parts = decode_logs(_request(*records), NOW)
-    assert len(parts.unplaced[0][2]) > len(whole.unplaced[0][2])
-    assert [b"".join(pieces) for _, _, pieces, _ in parts.rows("c", 1)] == [b"".join(pieces) for _, _, pieces, _ in whole.rows("c", 1)]
-
-
-def test_a_record_of_very_many_values_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the parser takes follows from their number; the others are taken."""
-    monkeypatch.setattr("leadline.decode.parts.PART_BYTES", 1_000)
-    monkeypatch.setattr("leadline.decode.parts.MAX_VALUES", 1_000)
-    many = AnyValue(array_value=ArrayValue(values=[AnyValue()] * 2_000))
-    batch = decode_logs(_request(LogRecord(body=many), LogRecord(body=AnyValue(string_value="x" * 9_000))), NOW)
-    assert (batch.items, batch.rejected) == (1, {"too_complex": 1})
 
 
 def test_what_is_not_a_request_is_refused() -> None:
@@ -101,6 +82,6 @@ def test_what_is_not_a_request_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="expected a protobuf ExportLogsServiceRequest, got 3 bytes"):
         decode_logs(b"\xff\xff\xff", NOW)
     request = ExportLogsServiceRequest.FromString(_request(*[LogRecord() for _ in range(1_000)]))
-    request.resource_logs[0].resource.attributes.append(_text("big", "x" * (limits.MAX_EXPANSION // 1_000)))
+    request.resource_logs[0].resource.attributes.append(_text("big", "x" * (limits.MAX_REPEATED // 1_000)))
     with pytest.raises(InvalidRequest, match="Send smaller resources"):
         decode_logs(request.SerializeToString(), NOW)

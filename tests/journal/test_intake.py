@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from leadline.errors import InvalidRequest, Overloaded
@@ -220,6 +221,20 @@ async def test_blocks_waiting_for_clickhouse_are_bounded(start: Start) -> None:
     counted = await terms(collector)
     assert (counted["received"], counted["waiting"]) == (303, 3)
     assert "lost" not in counted
+
+
+async def test_gathered_records_count_as_waiting(start: Start) -> None:
+    """`store.max_pending` bounds what logs and metrics hold in memory until their segment is cut."""
+    collector = start("store.max_pending=10KiB")
+    request = ExportLogsServiceRequest()
+    request.resource_logs.add().scope_logs.add().log_records.add().body.string_value = "x" * 9_000
+    await collector.journal.accept(Signal.LOGS, request.SerializeToString())
+    await collector.journal.totals()
+    request.resource_logs[0].scope_logs[0].log_records[0].body.string_value = "y" * 9_000
+    with pytest.raises(Overloaded, match=r"bytes waiting for ClickHouse: \d+ of 10240 used"):
+        await collector.journal.accept(Signal.LOGS, request.SerializeToString())
+    await collector.journal.drain()
+    assert collector.records.bytes == 0
 
 
 async def test_a_disk_that_is_full_is_waited_out(start: Start, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from leadline._kernel import DecodeError, decode_traces
 from leadline.decode import dialect
-from leadline.decode.logs import decode_logs
-from leadline.decode.metrics import decode_metrics
+from leadline.decode.records import decode_logs, decode_metrics
 from leadline.errors import InvalidRequest
 from leadline.model.accounting import Key
 from leadline.model.ports import Decoder

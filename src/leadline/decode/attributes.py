@@ -1,20 +1,18 @@
-"""OTLP attributes as the texts that the ClickHouse exporter's tables hold, and as fragments of JSON lines."""
+"""OTLP values as the texts that the kernel makes of them, and as fragments of JSON lines."""
 
 from __future__ import annotations
 
 import base64
 import json
 import math
-from collections.abc import Iterable
 from decimal import Decimal
 from json.encoder import encode_basestring as quoted
 from typing import Any
 
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-__all__ = ["any_text", "attributes_json", "nanoseconds_json", "number_json", "number_text", "quoted", "seconds_json", "strings_json"]
+__all__ = ["any_text", "nanoseconds_json", "number_json", "number_text", "quoted"]
 
-_LAST_SECOND = 2**32 - 1
 _LAST_NS = 2**63 - 1
 
 
@@ -66,30 +64,12 @@ def _plain(value: AnyValue) -> Any:
             return any_text(value)
 
 
-def attributes_json(attributes: Iterable[KeyValue]) -> str:
-    """A JSON object of texts, for a ``Map(LowCardinality(String), String)``. Of a key that comes twice the last value counts."""
-    texts: dict[str, str] = {}
-    for item in attributes:
-        value = item.value
-        texts[item.key] = value.string_value if value.HasField("string_value") else any_text(value)
-    return "{" + ",".join([f"{quoted(key)}:{quoted(text)}" for key, text in texts.items()]) + "}"
-
-
 def number_json(number: float) -> str:
     """A Float64 for JSONEachRow. ClickHouse reads NaN and the infinities in quotes, and no others."""
     return repr(number) if math.isfinite(number) else f'"{number_text(number)}"'
-
-
-def seconds_json(time_ns: int) -> str:
-    """Unix seconds for a DateTime, which ends in 2106."""
-    return str(min(time_ns // 1_000_000_000, _LAST_SECOND))
 
 
 def nanoseconds_json(time_ns: int) -> str:
     """Unix seconds with nine decimals for a DateTime64(9), which ends in 2262."""
     time_ns = min(time_ns, _LAST_NS)
     return f"{time_ns // 1_000_000_000:010d}.{time_ns % 1_000_000_000:09d}"
-
-
-def strings_json(texts: Iterable[str]) -> str:
-    return "[" + ",".join(map(quoted, texts)) + "]"

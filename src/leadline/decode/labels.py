@@ -16,7 +16,6 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from leadline import names
 from leadline.decode.attributes import any_text, nanoseconds_json, number_json, quoted
-from leadline.decode.parts import COLLECTOR, SEGMENT
 
 COLUMNS = (
     "prediction_id", "name", "feedback_id", "actual", "actual_score", "source", "label_time", "receive_time", "supersedes", "collector", "segment",
@@ -72,15 +71,15 @@ class Label:
     label_time_ns: int | None
     supersedes: str
 
-    def row(self, receive_ns: int) -> str:
-        """A JSONEachRow line of table `labels`, with the marks of `leadline.decode.parts`."""
+    def row(self, collector: str, segment: int, receive_ns: int) -> str:
+        """A JSONEachRow line of table `labels`."""
         actual = "null" if self.actual is None else quoted(self.actual)
         score = "null" if self.actual_score is None else number_json(self.actual_score)
         time = nanoseconds_json(receive_ns if self.label_time_ns is None else self.label_time_ns)
         return (
             f'{{"prediction_id":{quoted(self.prediction_id)},"name":{quoted(self.name)},"feedback_id":{quoted(self.feedback_id)},"actual":{actual},'
             f'"actual_score":{score},"source":{quoted(self.source)},"label_time":{time},"receive_time":{nanoseconds_json(receive_ns)},'
-            f'"supersedes":{quoted(self.supersedes)},"collector":{COLLECTOR},"segment":{SEGMENT}}}\n'
+            f'"supersedes":{quoted(self.supersedes)},"collector":{quoted(collector)},"segment":{segment}}}\n'
         )
 
 

@@ -28,8 +28,9 @@ from leadline.settings import Settings
 _log = logging.getLogger("leadline.journal")
 _MARKED = ("sli_counts", "sketches")
 """Tables that alerts are made from: for each, the evaluator is told until when it is complete."""
-_INLINE = {Signal.TRACES: 256 * 1024, Signal.METRICS: 16 * 1024, Signal.LOGS: 16 * 1024}
-"""Bytes up to which a request is decoded on the event loop: about a millisecond, and less work than handing it to a thread."""
+_INLINE = {Signal.TRACES: 256 * 1024, Signal.METRICS: 256 * 1024, Signal.LOGS: 32 * 1024}
+"""Bytes up to which a request is decoded on the event loop: a fraction of a millisecond, and less work than handing it to a thread. Labels
+among logs are read in Python."""
 _SMALL = 2**20
 _RETRY_S = 0.5
 

@@ -23,8 +23,8 @@ class Tabular(Protocol):
     def size(self) -> int:
         """Bytes of the rows."""
 
-    def rows(self, collector: str, segment: int) -> list[tuple[str, tuple[str, ...], list[bytes], int]]:
-        """(table, columns, JSONEachRow lines in pieces, rows)."""
+    def rows(self, collector: str, segment: int) -> list[tuple[str, tuple[str, ...], str, bytes, int]]:
+        """(table, columns, format, data, rows)."""
 
 
 class Records:
@@ -57,10 +57,10 @@ class Records:
             made[table] += 1
 
         for signal, decoded in self._gathered:
-            for table, columns, pieces, n in decoded.rows(self._collector, cut.sequence):
+            for table, columns, form, data, n in decoded.rows(self._collector, cut.sequence):
                 if table in open_blocks and open_blocks[table].rows + n > MAX_ROWS:
                     end(table)
-                open_blocks.setdefault(table, _Gathering(signal, columns)).add(pieces, n)
+                open_blocks.setdefault(table, _Gathering(signal, columns, form)).add(data, n)
         for table in list(open_blocks):
             end(table)
         self._gathered, self._since, self.bytes = [], None, 0
@@ -78,15 +78,15 @@ class Records:
 class _Gathering:
     """A block in the making."""
 
-    def __init__(self, signal: str, columns: tuple[str, ...]) -> None:
-        self._signal, self._columns = signal, columns
+    def __init__(self, signal: str, columns: tuple[str, ...], form: str) -> None:
+        self._signal, self._columns, self._form = signal, columns, form
         self._pieces: list[bytes] = []
         self.rows = 0
 
-    def add(self, pieces: list[bytes], n: int) -> None:
-        self._pieces += pieces
+    def add(self, data: bytes, n: int) -> None:
+        self._pieces.append(data)
         self.rows += n
 
     def block(self, table: str, token: str) -> Block:
         counts = {} if table == "labels" else {(self._signal, ""): self.rows}  # a label is a log record too, and counted there
-        return Block(table, self._columns, "JSONEachRow", b"".join(self._pieces), token, self.rows, counts)
+        return Block(table, self._columns, self._form, b"".join(self._pieces), token, self.rows, counts)

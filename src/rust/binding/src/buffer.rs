@@ -1,5 +1,6 @@
 //! Binding of the trace buffer.
 
+use crate::bytes::bytes_of;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
@@ -180,13 +181,14 @@ impl PyTraceBuffer {
         let taken = self.detached(py, |buffer| {
             buffer.decide(&decisions, Origin { collector, segment }, otlp)
         });
-        let requests = taken.otlp.iter().map(|request| PyBytes::new(py, request));
+        let requests = taken.otlp.iter().map(|request| bytes_of(py, request));
+        let requests = requests.collect::<PyResult<Vec<_>>>()?;
         Ok(PyTaken {
-            span_rows: PyBytes::new(py, &taken.span_rows).unbind(),
+            span_rows: bytes_of(py, &taken.span_rows)?.unbind(),
             spans_kept: taken.spans_kept,
             spans_dropped: taken.spans_dropped,
             spans_rescued: taken.spans_rescued,
-            prediction_rows: PyBytes::new(py, &taken.prediction_rows).unbind(),
+            prediction_rows: bytes_of(py, &taken.prediction_rows)?.unbind(),
             otlp: PyList::new(py, requests)?.unbind(),
             predictions: taken.predictions,
         })

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use leadline_kernel::batch::SpanBatch;
 use leadline_kernel::decode::columns::{Columns, Numbers, Texts};
 use leadline_kernel::decode::{self, Dialect, FIELDS, Limits};
-use leadline_kernel::split::{self, Signal};
 use leadline_kernel::transcode::{self, Field, Kind, Message, Schema};
 use leadline_kernel::{inflate, wire};
 use numpy::IntoPyArray;
@@ -16,6 +15,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
+use crate::bytes::bytes_of;
+
 create_exception!(
     leadline._kernel,
     DecodeError,
@@ -23,7 +24,7 @@ create_exception!(
     "The bytes are not what they claim. `offset` is where the walk stopped, `what` is what it expected there."
 );
 
-fn decode_error(py: Python<'_>, error: wire::Error) -> PyErr {
+pub fn decode_error(py: Python<'_>, error: wire::Error) -> PyErr {
     raised(py, error.to_string(), error.offset, error.what)
 }
 
@@ -240,7 +241,7 @@ fn decompress<'py>(
     limit: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
     match py.detach(|| inflate::decompress(encoding, &data, limit)) {
-        Ok(bytes) => Ok(PyBytes::new(py, &bytes)),
+        Ok(bytes) => bytes_of(py, &bytes),
         Err(inflate::Error::Data(error)) => Err(decode_error(py, error)),
         Err(inflate::Error::TooLarge) => Err(PyOverflowError::new_err(format!(
             "the {encoding} body holds more than the limit of {limit} bytes"
@@ -329,7 +330,7 @@ fn transcode_json<'py>(
     limit: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
     match py.detach(|| transcode::transcode(&schema.inner, &document, limit)) {
-        Ok(bytes) => Ok(PyBytes::new(py, &bytes)),
+        Ok(bytes) => bytes_of(py, &bytes),
         Err(transcode::Error::Fault { path, what, offset }) => {
             let text = if path.is_empty() {
                 what.clone()
@@ -344,50 +345,6 @@ fn transcode_json<'py>(
     }
 }
 
-#[pyclass(name = "Parts", module = "leadline._kernel")]
-pub struct PyParts {
-    requests: std::vec::IntoIter<Vec<u8>>,
-    #[pyo3(get)]
-    too_complex: u64,
-}
-
-#[pymethods]
-impl PyParts {
-    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
-        this
-    }
-
-    fn __next__<'py>(&mut self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
-        self.requests.next().map(|part| PyBytes::new(py, &part))
-    }
-}
-
-#[pyfunction]
-#[pyo3(signature = (signal, data, *, size, max_values))]
-fn split_request(
-    py: Python<'_>,
-    signal: &str,
-    data: PyBackedBytes,
-    size: usize,
-    max_values: usize,
-) -> PyResult<PyParts> {
-    let signal = match signal {
-        "metrics" => Signal::Metrics,
-        "logs" => Signal::Logs,
-        _ => {
-            let message = format!("expected metrics or logs, got {signal:?}");
-            return Err(PyValueError::new_err(message));
-        }
-    };
-    match py.detach(|| split::split(&data, signal, size, max_values)) {
-        Ok(parts) => Ok(PyParts {
-            requests: parts.requests.into_iter(),
-            too_complex: parts.too_complex,
-        }),
-        Err(error) => Err(decode_error(py, error)),
-    }
-}
-
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     let error = py.get_type::<DecodeError>();
@@ -396,12 +353,10 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DecodeError", error)?;
     module.add_class::<PyDialect>()?;
     module.add_class::<PySpanBatch>()?;
-    module.add_class::<PyParts>()?;
     module.add_class::<PyJsonSchema>()?;
     module.add_function(wrap_pyfunction!(transcode_json, module)?)?;
     module.add_function(wrap_pyfunction!(decode_traces, module)?)?;
     module.add_function(wrap_pyfunction!(prediction_columns, module)?)?;
-    module.add_function(wrap_pyfunction!(split_request, module)?)?;
     module.add_function(wrap_pyfunction!(decompress, module)?)?;
     module.add("FIELDS", PyTuple::new(py, FIELDS)?)
 }

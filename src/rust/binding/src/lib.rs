@@ -3,12 +3,15 @@
 use pyo3::prelude::*;
 
 mod buffer;
+mod bytes;
 mod decode;
+mod records;
 mod sketches;
 
 #[pymodule]
 fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     decode::register(module)?;
+    records::register(module)?;
     sketches::register(module)?;
     buffer::register(module)?;
     // the .pyi says what is public

@@ -1,5 +1,6 @@
 //! Binding of the sketches.
 
+use crate::bytes::bytes_of;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use leadline_kernel::sketches::{Bins, Config, GroupQuantiles, SKETCH_COLUMNS, Sketches};
@@ -90,9 +91,9 @@ impl PySketches {
         py: Python<'py>,
         collector: &str,
         segment: u64,
-    ) -> (Bound<'py, PyBytes>, u64) {
+    ) -> PyResult<(Bound<'py, PyBytes>, u64)> {
         let (rows, count) = py.detach(|| self.lock().drain(collector, segment));
-        (PyBytes::new(py, &rows), count)
+        Ok((bytes_of(py, &rows)?, count))
     }
 
     #[expect(clippy::type_complexity)]

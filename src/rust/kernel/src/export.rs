@@ -4,13 +4,10 @@
 //! as text (arrays and maps as JSON). Where it has no answer: an end before the start is a duration of 0, a time past 2262 is
 //! that year's, text that is not UTF-8 gets U+FFFD, an unknown kind or code is the empty text.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
 use crate::batch::TraceId;
+use crate::cells::{Map, Nested, each_field, put_hex, put_text, put_time};
 use crate::decode::tracestate::{self, MAX_THRESHOLD};
-use crate::decode::value::{Value, clean, key_value, put_double, put_int};
-use crate::rowbinary::{put_i64, put_str, put_u64, put_varint};
+use crate::rowbinary::{put_str, put_u64, put_varint};
 use crate::wire::{LENGTH, Reader, Result, tag};
 
 /// (column, ClickHouse type) of a span's row.
@@ -63,70 +60,6 @@ pub struct Context<'a> {
     pub threshold: u64,
     /// `Weight` to `Segment`.
     pub tail: &'a [u8],
-}
-
-/// A map column's value while its entries are met.
-#[derive(Default)]
-struct Map {
-    count: u64,
-    entries: Vec<u8>,
-    text: Vec<u8>,
-}
-
-impl Map {
-    fn clear(&mut self) {
-        self.count = 0;
-        self.entries.clear();
-    }
-
-    fn add(&mut self, key_and_value: Reader<'_>) -> Result<()> {
-        let (key, value) = key_value(key_and_value, u32::MAX)?;
-        self.count += 1;
-        put_text(&mut self.entries, key);
-        match value {
-            Value::Text(text) => put_text(&mut self.entries, text),
-            value => {
-                self.text.clear();
-                put_value(&mut self.text, value);
-                put_str(&mut self.entries, &self.text);
-            }
-        }
-        Ok(())
-    }
-
-    fn put(&self, out: &mut Vec<u8>) {
-        put_varint(out, self.count);
-        out.extend_from_slice(&self.entries);
-    }
-}
-
-/// A `Nested` column while its elements are met: an array for each of its columns.
-struct Nested<const COLUMNS: usize> {
-    count: u64,
-    columns: [Vec<u8>; COLUMNS],
-}
-
-impl<const COLUMNS: usize> Default for Nested<COLUMNS> {
-    fn default() -> Self {
-        Self {
-            count: 0,
-            columns: [const { Vec::new() }; COLUMNS],
-        }
-    }
-}
-
-impl<const COLUMNS: usize> Nested<COLUMNS> {
-    fn clear(&mut self) {
-        self.count = 0;
-        self.columns.iter_mut().for_each(Vec::clear);
-    }
-
-    fn put(&self, out: &mut Vec<u8>) {
-        for column in &self.columns {
-            put_varint(out, self.count);
-            out.extend_from_slice(column);
-        }
-    }
 }
 
 /// The scalar fields of a span.
@@ -250,7 +183,7 @@ impl Exporter {
         self.inner.clear();
         let _ = each_field(resource, |field, reader| {
             if field == tag(1, LENGTH) {
-                self.inner.add(reader.message()?)
+                self.inner.add(reader.message()?, u32::MAX).map(drop)
             } else {
                 reader.skip(field)
             }
@@ -283,7 +216,7 @@ impl Exporter {
                 0x30 => fields.kind = reader.varint()?,
                 0x39 => fields.start_ns = reader.fixed64()?,
                 0x41 => fields.end_ns = reader.fixed64()?,
-                0x4a => self.attributes.add(reader.message()?)?,
+                0x4a => drop(self.attributes.add(reader.message()?, u32::MAX)?),
                 0x5a => self.event(reader.message()?)?,
                 0x6a => self.link(reader.message()?)?,
                 0x7a => each_field(reader.bytes()?, |field, reader| {
@@ -307,7 +240,7 @@ impl Exporter {
             match field {
                 0x09 => time_ns = reader.fixed64()?,
                 0x12 => name = reader.bytes()?,
-                0x1a => self.inner.add(reader.message()?)?,
+                0x1a => drop(self.inner.add(reader.message()?, u32::MAX)?),
                 _ => reader.skip(field)?,
             }
             Ok(())
@@ -328,7 +261,7 @@ impl Exporter {
                 0x0a => trace_id = reader.bytes()?,
                 0x12 => span_id = reader.bytes()?,
                 0x1a => state = reader.bytes()?,
-                0x22 => self.inner.add(reader.message()?)?,
+                0x22 => drop(self.inner.add(reader.message()?, u32::MAX)?),
                 _ => reader.skip(field)?,
             }
             Ok(())
@@ -343,129 +276,12 @@ impl Exporter {
     }
 }
 
-fn each_field<'a>(
-    message: &'a [u8],
-    mut take: impl FnMut(u32, &mut Reader<'a>) -> Result<()>,
-) -> Result<()> {
-    let mut reader = Reader::new(message);
-    while reader.more() {
-        let field = reader.tag()?;
-        take(field, &mut reader)?;
-    }
-    Ok(())
-}
-
 fn varint_len(value: usize) -> usize {
     (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
 fn name_of(code: u64, names: &[&'static str]) -> &'static [u8] {
     names.get(code as usize).map_or(&[], |name| name.as_bytes())
-}
-
-fn put_time(out: &mut Vec<u8>, time_ns: u64) {
-    put_i64(out, i64::try_from(time_ns).unwrap_or(i64::MAX));
-}
-
-fn put_text(out: &mut Vec<u8>, text: &[u8]) {
-    put_str(out, &clean(text, usize::MAX));
-}
-
-fn put_hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    put_varint(out, 2 * bytes.len() as u64);
-    out.extend(bytes.iter().flat_map(|byte| {
-        [
-            DIGITS[usize::from(byte >> 4)],
-            DIGITS[usize::from(byte & 15)],
-        ]
-    }));
-}
-
-/// An attribute's value as text; of arrays and maps as JSON, of bytes in base64.
-fn put_value(out: &mut Vec<u8>, value: Value<'_>) {
-    match value {
-        Value::Bytes(bytes) => put_base64(out, bytes),
-        Value::Array(_) | Value::Map(_) => put_json(out, value, MAX_DEPTH),
-        scalar => {
-            scalar.put_text(out, usize::MAX);
-        }
-    }
-}
-
-/// Deeper than decoding lets through: a guard, not a limit.
-const MAX_DEPTH: u32 = 1024;
-
-/// JSON without spaces, in the order of the bytes. What JSON cannot say is a string: `"nan"`, `"inf"`, `"-inf"`, bytes in base64.
-fn put_json(out: &mut Vec<u8>, value: Value<'_>, depth: u32) {
-    match value {
-        Value::Text(text) => put_json_text(out, text),
-        Value::Double(number) if !number.is_finite() => {
-            out.push(b'"');
-            put_double(out, number);
-            out.push(b'"');
-        }
-        Value::Double(number) => put_double(out, number),
-        Value::Int(number) => put_int(out, number),
-        Value::Bool(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
-        Value::Bytes(bytes) => {
-            out.push(b'"');
-            put_base64(out, bytes);
-            out.push(b'"');
-        }
-        Value::Array(_) if depth > 0 => {
-            out.push(b'[');
-            for (number, item) in value.items().enumerate() {
-                if number > 0 {
-                    out.push(b',');
-                }
-                put_json(out, item, depth - 1);
-            }
-            out.push(b']');
-        }
-        Value::Map(_) if depth > 0 => {
-            out.push(b'{');
-            for (number, (key, item)) in value.entries().enumerate() {
-                if number > 0 {
-                    out.push(b',');
-                }
-                put_json_text(out, key);
-                out.push(b':');
-                put_json(out, item, depth - 1);
-            }
-            out.push(b'}');
-        }
-        Value::Empty | Value::Array(_) | Value::Map(_) => out.extend_from_slice(b"null"),
-    }
-}
-
-fn put_json_text(out: &mut Vec<u8>, text: &[u8]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    for &byte in &*clean(text, usize::MAX) {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            0x08 => out.extend_from_slice(b"\\b"),
-            0x0c => out.extend_from_slice(b"\\f"),
-            0..0x20 => out.extend_from_slice(&[
-                b'\\',
-                b'u',
-                b'0',
-                b'0',
-                HEX[usize::from(byte >> 4)],
-                HEX[usize::from(byte & 15)],
-            ]),
-            _ => out.push(byte),
-        }
-    }
-    out.push(b'"');
-}
-
-fn put_base64(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(STANDARD.encode(bytes).as_bytes());
 }
 
 /// The most that the specification lets an `ot` entry hold, and a trace state.

@@ -7,12 +7,13 @@
 
 pub mod batch;
 pub mod buffer;
+pub mod cells;
 pub mod decode;
 pub mod export;
 pub mod inflate;
 pub mod json;
+pub mod records;
 pub mod rowbinary;
 pub mod sketches;
-pub mod split;
 pub mod transcode;
 pub mod wire;

@@ -1,4 +1,4 @@
-//! Fuzzing of everything that reads bytes from outside: decode, and what consumes its batches; split; transcode; inflate.
+//! Fuzzing of everything that reads bytes from outside: decode, and what consumes its batches; records; transcode; inflate.
 //!
 //! Inputs are mutations of `fuzz/corpus`: of bytes, and of the tree of messages, with the lengths around a change put
 //! right, so that changes reach the leaves. A run is short and the same each time; for a long one:
@@ -20,9 +20,9 @@ use leadline_kernel::buffer::{self, Ask, Decisions, Origin, TraceBuffer};
 use leadline_kernel::decode::columns::Columns;
 use leadline_kernel::decode::{Dialect, Limits, decode_traces};
 use leadline_kernel::inflate::decompress;
+use leadline_kernel::records;
 use leadline_kernel::rowbinary::put_varint;
 use leadline_kernel::sketches::{Config, Sketches};
-use leadline_kernel::split::{Signal, split};
 use leadline_kernel::transcode::{Field, Kind, Message, Schema, transcode};
 use leadline_kernel::wire::Reader;
 
@@ -323,20 +323,34 @@ fn feed_traces(data: &[u8], dialect: &Dialect, consumers: &mut Consumers) {
     }
 }
 
-/// Requests of spans serve as requests of logs and of metrics: down to the items their messages have the same numbers.
-fn feed_split(data: &[u8], size: usize) {
-    for signal in [Signal::Logs, Signal::Metrics] {
+/// Requests of spans, logs and metrics serve as each other: down to the items their messages have the same numbers.
+fn feed_records(data: &[u8]) {
+    let limits = records::Limits {
+        max_late_ns: 1 << 40,
+        max_items: 1_000,
+        max_repeated: 1 << 20,
+        max_depth: 64,
+    };
+    for signal in [0, 1] {
         let mut result = None;
-        let peak = peak_of(|| result = Some(split(data, signal, size, 20)));
-        // 48 bytes of record a part and a field beside what they hold
+        let peak = peak_of(|| {
+            result = Some(match signal {
+                0 => records::decode_logs(data, RECEIVE_NS, &["x".to_owned()], &limits),
+                _ => records::decode_metrics(data, RECEIVE_NS, &limits),
+            });
+        });
+        // what rows repeat, doubled where a vector has just grown; an escape takes six bytes
         assert!(
-            peak < 64 * data.len() + (1 << 16),
+            peak < 64 * data.len() + (4 << 20),
             "{peak} bytes of memory for {} bytes",
             data.len()
         );
-        if let Some(Ok(parts)) = result {
-            for part in &parts.requests {
-                split(part, signal, usize::MAX, 20).expect("a part is a request");
+        match result.expect("set above") {
+            Err(records::Error::Wire(error)) => assert!(error.offset <= data.len()),
+            Err(records::Error::Repeated) => {}
+            Ok(found) => {
+                let rows: u64 = found.rows("fuzz", 1).iter().map(|(_, _, rows)| rows).sum();
+                assert_eq!(rows, found.items);
             }
         }
     }
@@ -507,8 +521,7 @@ fn fuzz() {
         });
         decoded += consumers.sequence - before;
         if runs % 4 == 0 {
-            let size = [0, 30, 300][random.below(3)];
-            guard("traces", &name, &data, |data| feed_split(data, size));
+            guard("traces", &name, &data, feed_records);
         }
         if runs % 4 == 2 {
             let mut data = random.pick(&documents).1.clone();
