@@ -77,6 +77,12 @@ impl<'a> Reader<'a> {
         &self.bytes[self.at..]
     }
 
+    /// Passes over as many bytes, at most to the end.
+    #[inline]
+    pub fn advance(&mut self, count: usize) {
+        self.at = (self.at + count).min(self.bytes.len());
+    }
+
     #[cold]
     fn fail<T>(&self, what: &'static str) -> Result<T> {
         Err(Error {

@@ -214,6 +214,27 @@ impl<'a> Emitter<'a> {
         self.append(series, prediction, value);
     }
 
+    /// As [`Emitter::put`], of a number.
+    #[inline]
+    pub fn put_number(&mut self, series: u32, prediction: u32, source: u32, value: f64) {
+        let state = &mut self.state[series as usize];
+        if state.tick > self.tick || state.segment != NO_SEGMENT {
+            let place = Place {
+                prediction,
+                row: 0,
+                source,
+            };
+            self.put(series, place, Value::Double(value));
+            return;
+        }
+        (state.tick, state.source) = (self.tick + 1, source);
+        self.numeric.push(Numeric {
+            prediction,
+            series,
+            value,
+        });
+    }
+
     /// Appends a feature's value, unless the span gave it before by another attribute: then false.
     #[inline]
     pub fn put(&mut self, series: u32, place: Place, value: Value<'_>) -> bool {

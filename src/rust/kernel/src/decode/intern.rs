@@ -1,5 +1,5 @@
 //! Strings of a request, numbered. Attributes come in the same order in span after span, so each string remembers which
-//! two came after it last (two kinds of spans often take turns): a right guess costs a comparison and no hash.
+//! few came after it last (kinds of spans take turns): a right guess costs a comparison and no hash.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -9,9 +9,13 @@ pub const START: u32 = 0;
 
 const NONE: u32 = u32::MAX;
 
+/// How many followers a string remembers.
+const GUESSES: usize = 4;
+
 struct Entry<'a> {
     string: Cow<'a, [u8]>,
-    next: [u32; 2],
+    /// The latest first.
+    next: [u32; GUESSES],
 }
 
 /// Numbers from 1; 0 is [`START`]. The map is std's, whose hash is keyed: hostile keys cannot be made to collide.
@@ -25,7 +29,7 @@ impl<'a> Interner<'a> {
         Self {
             entries: vec![Entry {
                 string: Cow::Borrowed(&[]),
-                next: [NONE; 2],
+                next: [NONE; GUESSES],
             }],
             numbers: HashMap::new(),
         }
@@ -39,17 +43,33 @@ impl<'a> Interner<'a> {
         string: &[u8],
         own: impl FnOnce() -> Cow<'a, [u8]>,
     ) -> u32 {
-        let [first, second] = self.entries[previous as usize].next;
+        let [first, others @ ..] = self.entries[previous as usize].next;
         if self.is(first, string) {
             return first;
         }
-        let number = if self.is(second, string) {
-            second
-        } else {
-            self.find_slowly(string, own)
-        };
-        self.entries[previous as usize].next = [number, first];
+        let mut next = [NONE; GUESSES];
+        let mut kept = 1;
+        let mut number = NONE;
+        for guess in [first].into_iter().chain(others) {
+            if number == NONE && self.is(guess, string) {
+                number = guess;
+            } else if kept < GUESSES {
+                next[kept] = guess;
+                kept += 1;
+            }
+        }
+        if number == NONE {
+            number = self.find_slowly(string, own);
+        }
+        next[0] = number;
+        self.entries[previous as usize].next = next;
         number
+    }
+
+    /// The string that came after `previous` last; of no number where there was none.
+    #[inline]
+    pub fn likely(&self, previous: u32) -> u32 {
+        self.entries[previous as usize].next[0]
     }
 
     #[inline]
@@ -66,7 +86,7 @@ impl<'a> Interner<'a> {
         let (number, string) = (self.entries.len() as u32, own());
         self.entries.push(Entry {
             string: string.clone(),
-            next: [NONE; 2],
+            next: [NONE; GUESSES],
         });
         self.numbers.insert(string, number);
         number

@@ -249,6 +249,8 @@ struct Decoder<'a> {
     keys: Interner<'a>,
     /// Key number -> what it does.
     actions: Vec<Action>,
+    /// Key number -> the attribute as it was met, up to its number, and its series; empty where it is no number of a feature.
+    forms: Vec<(&'a [u8], u32)>,
     slots: Slots<'a>,
     out: Emitter<'a>,
     /// Rows of the span before.
@@ -277,6 +279,7 @@ impl<'a> Decoder<'a> {
             room: (EXPANSION * body.len() + EXPANSION_FLOOR).min(EXPANSION_CEILING),
             keys: Interner::new(),
             actions: vec![Action::Nothing],
+            forms: Vec::new(),
             slots: Slots {
                 slots: vec![EMPTY_SLOT; dialect.slots()],
                 filled: Vec::new(),
@@ -416,8 +419,13 @@ impl<'a> Decoder<'a> {
         let mut head = Head::default();
         let (mut reader, mut key) = (message, START);
         while reader.more() {
+            if let Some(number) = self.same_but_for_its_number(&mut reader, key) {
+                key = number;
+                continue;
+            }
+            let field = reader.rest();
             match reader.tag()? {
-                0x4a => key = self.attribute(reader.message()?, key)?,
+                0x4a => key = self.attribute(reader.message()?, key, field)?,
                 0x0a => head.trace_id = reader.bytes()?,
                 0x12 => head.span_id = reader.bytes()?,
                 0x1a => head.trace_state = reader.bytes()?,
@@ -485,9 +493,50 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// Takes an attribute of the span in hand, which came after that of key `previous`; gives its key.
+    /// Takes an attribute that is, to the byte, the one that came after `previous` last time, but for the number that it holds.
     #[inline]
-    fn attribute(&mut self, message: Reader<'a>, previous: u32) -> Result<u32> {
+    fn same_but_for_its_number(&mut self, reader: &mut Reader<'a>, previous: u32) -> Option<u32> {
+        let number = self.keys.likely(previous);
+        let (form, series) = *self.forms.get(number as usize)?;
+        let value = reader.rest().strip_prefix(form)?.first_chunk::<8>()?;
+        if form.is_empty() {
+            return None;
+        }
+        reader.advance(form.len() + 8);
+        let prediction = self.predictions.len() as u32;
+        self.out
+            .put_number(series, prediction, number, f64::from_le_bytes(*value));
+        Some(number)
+    }
+
+    fn has_form(&self, number: u32) -> bool {
+        let form = self.forms.get(number as usize);
+        form.is_some_and(|(form, _)| !form.is_empty())
+    }
+
+    /// Remembers how a feature's attribute is written up to its number, where there is nothing else in it.
+    #[cold]
+    fn add_form(&mut self, number: u32, key: &[u8], field: &'a [u8]) {
+        let size = 4 + key.len() + 3 + 8;
+        let number = number as usize;
+        if self.forms.len() <= number {
+            self.forms.resize(number + 1, (&[], 0));
+        }
+        // 4a .. 0a .. KEY 12 09 21 ........
+        let form = &field[..(size - 8).min(field.len())];
+        if let Action::Feature(series) = self.actions[number]
+            && let [0x4a, length, 0x0a, of_key, ..] = form
+            && usize::from(*length) == size - 2
+            && usize::from(*of_key) == key.len()
+            && form.ends_with(&[0x12, 9, 0x21])
+        {
+            self.forms[number] = (form, series);
+        }
+    }
+
+    /// Takes an attribute of the span in hand, which came after that of key `previous`; gives its key. `field` begins with it.
+    #[inline]
+    fn attribute(&mut self, message: Reader<'a>, previous: u32, field: &'a [u8]) -> Result<u32> {
         let (key, value) = value::key_value(message, self.limits.max_depth)?;
         let number = self.keys.find(previous, key, || Cow::Borrowed(key));
         if number as usize == self.actions.len() {
@@ -505,6 +554,9 @@ impl<'a> Decoder<'a> {
                     },
                     value,
                 );
+                if matches!(value, Value::Double(_)) && !self.has_form(number) {
+                    self.add_form(number, key, field);
+                }
             }
             Action::Targets(first, end) => {
                 for &target in self.dialect.targets(first, end) {
