@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from leadline.testing.processes import Processes, until
 
 
@@ -46,12 +48,16 @@ async def test_what_dies_is_started_again_and_sigterm_stops_all(tmp_path: Path) 
         assert _gone(pids)
 
 
-async def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
-    """`kill -9` of the supervisor: its processes are told to stop by the kernel, and do."""
-    with Processes(tmp_path, ("collector=c1",)) as machine:
+@pytest.mark.parametrize("began", [False, True])
+async def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, began: bool) -> None:
+    """`kill -9` of the supervisor: its processes are told to stop by the kernel, and do; also those that have only just begun."""
+    with Processes(tmp_path, ("collector=c1", "shutdown=5s")) as machine:
         machine.start("up")
-        await machine.ready()
-        pids = list(_children(machine.processes["up"].pid).values())
+        if began:
+            await machine.ready()
+        parent = machine.processes["up"].pid
+        await until(lambda: len(_children(parent)) == 3, "three processes")
+        pids = list(_children(parent).values())
         machine.kill("up", signal.SIGKILL)
         await until(lambda: _gone(pids), "no process left")
 

@@ -23,6 +23,8 @@ from leadline.settings import Settings
 _log = logging.getLogger("leadline.up")
 _CONFIG_FAULT = 2
 """Exit status of a command whose settings are at fault: starting it again would not help."""
+_SUPERVISOR = "LEADLINE_SUPERVISOR"
+"""The variable that tells a process the pid of its supervisor."""
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 _STEADY_S = 30.0
 """A process that ran this long starts anew with the shortest pause."""
@@ -116,7 +118,7 @@ class Supervisor:
                 "leadline.look.cli",
                 child.name,
                 *child.arguments,
-                env={**os.environ, "LEADLINE_SUPERVISED": "1"},
+                env=supervised(),
                 stdout=output,
                 stderr=output,
             )
@@ -142,9 +144,17 @@ async def _answers(client: httpx.AsyncClient, url: str) -> bool:
         return False
 
 
+def supervised() -> dict[str, str]:
+    """The environment for a process that is to call `end_with_parent`."""
+    return {**os.environ, _SUPERVISOR: str(os.getpid())}
+
+
 def end_with_parent() -> None:
     """In a supervised process: SIGTERM when the supervisor is gone, so that nothing is left behind (Linux)."""
-    if os.environ.get("LEADLINE_SUPERVISED") and sys.platform == "linux":
+    supervisor = os.environ.get(_SUPERVISOR)
+    if supervisor and sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != int(supervisor):  # it was gone before the kernel was asked
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -7,7 +7,6 @@ has a deadline, and the story says so and fails if one is missed.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,6 +27,7 @@ from leadline.look.demo.patients import MMOL, MODEL, load, write_csv
 from leadline.look.demo.service import Faults
 from leadline.look.demo.settings import GOOD_BELOW_MS, OBJECTIVE, TIME_SCALE, demo_settings, free_port, moved, write
 from leadline.look.demo.traffic import Traffic, tally
+from leadline.look.up import supervised
 from leadline.model.accounting import TERMS
 from leadline.settings import Settings
 from leadline.settings import load as load_settings
@@ -345,7 +345,7 @@ async def _service(settings: Settings, log: Path) -> AsyncIterator[str]:
             f"--otlp=http://{settings.receive.grpc}",
             stdout=output,
             stderr=output,
-            env={**os.environ, "LEADLINE_SUPERVISED": "1"},
+            env=supervised(),
         )
     url = f"http://127.0.0.1:{port}"
     try:
