@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from leadline.flow import Collector
 from leadline.model.signals import Signal
@@ -101,3 +104,19 @@ async def test_a_block_that_the_writer_drops_is_seen_as_lost(tmp_path: Path) -> 
     assert dropped
     assert counts["predictions"]["lost"] == dropped
     assert counts["traces"]["lost"] == 0
+
+
+async def test_spans_that_the_disk_does_not_give_back_are_seen_as_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Undecided spans lie in the journal's files. One that is cut short costs the spans in it that were to be kept, said and counted."""
+    overrides = ("sample.keep=[always]", "sample.budget.traces_per_second=null", "sample.decision_wait=1h", "journal.segment=1h")
+    async with running(tmp_path, *overrides) as collector:
+        requests = Requests(SPANS, seed=6)
+        for _ in range(5):
+            await collector.journal.accept(Signal.TRACES, requests.next())
+        (path,) = load(overrides=[f"data={tmp_path}"], environ={}).journal_dir.glob("*.log")
+        os.truncate(path, path.stat().st_size - 10)
+        await collector.journal.drain()
+        counts = await _settled(collector)
+    assert (counts["traces"]["kept"], counts["traces"]["lost"]) == (4 * SPANS, SPANS)
+    assert (counts["predictions"]["received"], counts["predictions"]["lost"]) == (5 * 33, 0)
+    assert "the request at position 5 cannot be read back" in caplog.text

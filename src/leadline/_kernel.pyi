@@ -5,11 +5,13 @@ while it works on bytes. Hostile bytes raise `DecodeError` with an offset; they 
 beyond a small multiple of their own size. Times are nanoseconds since 1970 (int64).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from numpy import bool_, float64, uint8, uint64
 from numpy.typing import NDArray
+
+_Bytes = bytes  # where a class has a property of that name
 
 class DecodeError(ValueError):
     """The bytes are not what they claim. `offset` is where the walk stopped, `what` is what it expected there."""
@@ -281,7 +283,7 @@ class Sketches:
 
 @final
 class TraceBuffer:
-    """Undecided traces: spans stay in their requests' bytes; a few aggregates a trace.
+    """Undecided traces: spans stay in their requests' bytes, held or not; a few aggregates a trace.
 
     A trace is due `wait_ns` after its first span was received, or `wait_after_root_ns` after its root was (0: that
     rule is off), or when the buffer is over `max_bytes` or `max_traces` (oldest first). Nothing is refused: over its bounds
@@ -302,8 +304,11 @@ class TraceBuffer:
         remember_kept: int = 100_000,
         remember_dropped: int = 1_000_000,
     ) -> TraceBuffer: ...
-    def add(self, batch: SpanBatch, sequence: int) -> None:
-        """Takes the spans of the request at journal position `sequence`."""
+    def add(self, batch: SpanBatch, sequence: int, *, hold: bool = True) -> None:
+        """Takes the spans of the request at journal position `sequence`.
+
+        With `hold` its bytes stay in memory until the last of them is decided; without, they are asked for by `sources`.
+        """
     @property
     def spans(self) -> int:
         """Spans waiting, late ones included."""
@@ -314,7 +319,7 @@ class TraceBuffer:
     def traces(self) -> int: ...
     @property
     def bytes(self) -> int:
-        """Bytes held: each request of which a span waits, once and whole, and the records about it."""
+        """Bytes held: the records about what waits, and each request that is held and of which a span waits, once and whole."""
     @property
     def late(self) -> int:
         """Spans of traces that were decided before; the next `decide` gives them out."""
@@ -333,6 +338,8 @@ class TraceBuffer:
         index of its trace; ``p_group`` uint32 with ``groups`` the list of (model, version, role); ``p_duration_ns`` uint64. With
         `rows`, ``rows`` is what `prediction_columns` returns, for the m predictions.
         """
+    def sources(self, trace_ids: NDArray[uint8], keep: NDArray[bool_]) -> list[int]:
+        """Positions of the requests that are not held and that these decisions, or the late spans so far, keep a span of; ascending."""
     def decide(
         self,
         trace_ids: NDArray[uint8],
@@ -347,9 +354,12 @@ class TraceBuffer:
         plan_revision: int,
         collector: str,
         segment: int,
+        bodies: Mapping[int, _Bytes] = ...,
         otlp: bool = False,
     ) -> Taken:
         """Takes the traces out, writes what is kept, remembers the decisions for late spans, and gives out the late spans so far.
+
+        `bodies` are the requests that `sources` named. Spans of one that is not among them, or has another size than it had, are missing.
 
         One entry a trace. `threshold` is the `th` to emit (2**56 and above: none); `weight` the adjusted count of a kept trace (NaN: NULL);
         `sampling` and `policy` index the two lists. Ids that are not in the buffer are passed over (a replay from a
@@ -391,6 +401,9 @@ class Taken:
     @property
     def spans_rescued(self) -> int:
         """Of the kept ones: late errors of dropped traces."""
+    @property
+    def spans_missing(self) -> int:
+        """To be kept, and neither kept nor dropped: their bytes were not given."""
     @property
     def prediction_rows(self) -> bytes:
         """Rows of `predictions` (RowBinary, `PREDICTION_COLUMNS`), of kept and dropped traces alike."""

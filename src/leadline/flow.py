@@ -54,6 +54,7 @@ class Collector:
         self.journal = Journal(settings, self.machine, self.state, decode, self.clock)
         self.journal.lag_p99_ms = lambda: self.measure.lag_p99_ms
         self.journal.gathered_bytes = lambda: self.records.bytes
+        self.sampler.bodies = self.journal
         self.otlp = OtlpOut(settings.export) if settings.export.otlp else None
         self.writer = Writer(self.state, self.store, self.otlp, self.clock, interval_s=min(0.2, settings.store.flush))
         self.outcomes, budget = Outcomes(), Budget(settings.receive.max_in_flight)

@@ -99,6 +99,49 @@ def test_what_is_forgotten_leaves_its_digests_and_decisions(tmp_path: Path) -> N
     log.stop()
 
 
+def test_a_payload_is_read_back_by_its_sequence(tmp_path: Path) -> None:
+    """Of any segment that is not forgotten, written now or by an earlier run; nothing else has a place."""
+    _write(tmp_path, [b"one", b"", b"three" * 1000], cuts=(1,))
+    log = Log(tmp_path, lambda frame, note: None)
+    log.open()
+    written = {frame.sequence: frame.payload for frame in log.replay()}
+    log.start()
+    for kind in (Kind.CUT, Kind.LOGS):
+        future = log.submit(kind, b"five" if kind is Kind.LOGS else b"", 0)
+        assert future is not None
+        written[future.result(timeout=10)] = b"five" if kind is Kind.LOGS else b""
+    assert [written[sequence] for sequence in range(1, 7)] == [b"one", b"", b"", b"three" * 1000, b"", b"five"]
+    for sequence, payload in written.items():
+        assert log.size_of(sequence) == len(payload)
+        assert log.body(sequence) == payload
+    for sequence in (0, 7, 2**63):
+        assert log.size_of(sequence) is None
+        with pytest.raises(LookupError):
+            log.body(sequence)
+    assert log.forget_before(4) == 1
+    assert [log.size_of(sequence) for sequence in (1, 3, 4)] == [None, None, 5000]
+    log.stop()
+
+
+def test_a_payload_that_the_disk_does_not_give_back_is_an_error(tmp_path: Path) -> None:
+    """Never half of it, and never something else."""
+    log = Log(tmp_path, lambda frame, note: None)
+    log.open()
+    log.start()
+    future = log.submit(Kind.TRACES, b"spans", 0)
+    assert future is not None
+    sequence = future.result(timeout=10)
+    (path,) = tmp_path.glob("*.log")
+    whole = path.read_bytes()
+    for damaged in (whole[:-2], whole[:-2] + b"..", whole[: -len(b"spans") - 1], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(LookupError, match=f"{path.name} is damaged between bytes 0 and {len(whole)}"):
+            log.body(sequence)
+    path.write_bytes(whole)
+    assert log.body(sequence) == b"spans"
+    log.stop()
+
+
 def test_a_second_collector_is_refused(tmp_path: Path) -> None:
     """Two writers on one journal would mix their sequences."""
     log = Log(tmp_path, lambda frame, note: None)

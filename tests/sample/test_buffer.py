@@ -6,7 +6,7 @@ import random
 import struct
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,15 +77,21 @@ def decide(
     weight: float = 4.0,
     samplings: Sequence[str] = SAMPLINGS,
     revision: int = 3,
+    bodies: Mapping[int, bytes] | None = None,
     otlp: bool = False,
 ) -> Taken:
+    """Decides; of `bodies` just those are lent that are needed."""
+    columns = decisions(keep, threshold, weight)
+    sources = buffer.sources(*columns[:2])
+    assert sources == sorted(set(sources))
     return buffer.decide(
-        *decisions(keep, threshold, weight),
+        *columns,
         samplings=samplings,
         policies=["budget", "error"],
         plan_revision=revision,
         collector="c1",
         segment=9,
+        bodies={sequence: (bodies or {})[sequence] for sequence in sources},
         otlp=otlp,
     )
 
@@ -368,6 +374,23 @@ def test_threads_may_share_a_buffer() -> None:
     assert (dropped, rows, buffer.bytes) == (4000, 4000, 0)
 
 
+def test_bytes_that_are_not_held_take_no_room_and_may_be_missing() -> None:
+    """Only what is kept is asked for. What cannot be had, or is not what it was, is neither kept nor dropped, and counted."""
+    first, second = (request([span(n, parent=0, model="m"), span(n + 10)]).SerializeToString() for n in (1, 2))
+    buffer, held = TraceBuffer(0), TraceBuffer(0)
+    for sequence, body in ((5, first), (6, second)):
+        buffer.add(decode_traces(body, DIALECT, T0), sequence, hold=False)
+        held.add(decode_traces(body, DIALECT, T0), sequence)
+    assert held.bytes - buffer.bytes == len(first) + len(second)
+    columns = decisions({trace_id(1): True, trace_id(2): True, trace_id(11): False})
+    assert (buffer.sources(*columns[:2]), held.sources(*columns[:2])) == ([5, 6], [])
+    words: dict[str, Any] = {"samplings": SAMPLINGS, "policies": ["budget"], "plan_revision": 1, "collector": "c", "segment": 1}
+    taken = buffer.decide(*columns, **words, bodies={5: first[:-1]})
+    assert (taken.spans_kept, taken.spans_dropped, taken.spans_missing, taken.predictions) == (0, 1, 2, {"m": 2})
+    buffer.add(decode_traces(request([span(1, 7, parent=1)]).SerializeToString(), DIALECT, T0), 7, hold=False)
+    assert (buffer.late, buffer.sources(*decisions({})[:2])) == (1, [7])
+
+
 def test_a_burst_leaves_no_memory_behind() -> None:
     """Once everything is decided the records of a large burst are given back, and the buffer goes on."""
     buffer = TraceBuffer(0, remember_dropped=0)
@@ -432,11 +455,14 @@ def otlp_spans(taken: Taken) -> list[Span]:
     ]
 
 
+@pytest.mark.parametrize("hold", [True, False])
 @pytest.mark.parametrize("seed", range(40))
-def test_any_history_agrees_with_the_oracle(seed: int) -> None:
+def test_any_history_agrees_with_the_oracle(seed: int, hold: bool) -> None:
     """Random adds, decisions, restarts' memories and bounds: the same traces are due in the same order with the same
-    facts, the same spans are kept, and spans added = kept + dropped + waiting after every step."""
+    facts, the same spans are kept, and spans added = kept + dropped + waiting after every step; whether the buffer holds the
+    requests' bytes or they are lent to it."""
     rng = random.Random(seed)
+    bodies: dict[int, bytes] = {}
     options = {
         "wait_after_root_ns": rng.choice((0, 3)),
         "max_traces": rng.choice((8, 1000)),
@@ -452,7 +478,8 @@ def test_any_history_agrees_with_the_oracle(seed: int) -> None:
             case "a":
                 spans = [random_span(rng, step * 100 + number) for number in range(rng.randrange(12))]
                 service = rng.choice(("a", "b", "c"))
-                buffer.add(batch(spans, now, service), step)
+                bodies[step] = request(spans, service).SerializeToString()
+                buffer.add(decode_traces(bodies[step], DIALECT, now), step, hold=hold or rng.random() < 0.1)
                 plain.add([seen(made, service) for made in spans], now, step)
                 added["spans"] += len(spans)
                 added["predictions"] += sum(1 for made in spans if made.attributes)
@@ -463,7 +490,7 @@ def test_any_history_agrees_with_the_oracle(seed: int) -> None:
                 assert ids == plain.due(now, limit, everything=everything)
                 assert facts(table) == [plain.facts(id_) for id_ in ids]
                 asked = {id_: rng.random() < 0.5 for id_ in ids if rng.random() < 0.8} | {trace_id(999): True}
-                taken = decide(buffer, asked, samplings=("dropped", "kept"), otlp=True)
+                taken = decide(buffer, asked, samplings=("dropped", "kept"), bodies=bodies, otlp=True)
                 kept, counts = plain.decide([(id_, keep, "kept" if keep else "dropped") for id_, keep in asked.items()])
                 assert sorted(made.span_id for made in otlp_spans(taken)) == sorted(id_ for id_, _ in kept)
                 expected = (counts["kept"], counts["dropped"], counts["rescued"], counts["predictions"])
@@ -481,7 +508,7 @@ def test_any_history_agrees_with_the_oracle(seed: int) -> None:
         assert added["spans"] == given["kept"] + given["dropped"] + buffer.spans
         assert added["predictions"] == given["predictions"] + sum(buffer.predictions.values())
     ids = due_ids(buffer, now, everything=True)
-    decide(buffer, dict.fromkeys(ids, False))
+    decide(buffer, dict.fromkeys(ids, False), bodies=bodies)
     assert (buffer.spans, buffer.traces, buffer.bytes, buffer.predictions) == (0, 0, 0, {})
 
 

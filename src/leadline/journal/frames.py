@@ -59,6 +59,11 @@ def head_of(frame: Frame) -> bytes:
     return head[:-4] + struct.pack("<I", zlib.crc32(head[:-4]))
 
 
+def is_payload_of(head: bytes, payload: bytes) -> bool:
+    """Whether a payload is the one that its head was written for."""
+    return len(head) == HEAD.size and HEAD.unpack(head)[6] == digest_of(payload)
+
+
 def read_frames(file: BinaryIO) -> Iterator[tuple[Frame, int]]:
     """(frame, offset just past it) up to the first that is torn or damaged. One frame is in memory at a time."""
     offset = 0

@@ -317,6 +317,22 @@ class Journal:
         self._log.run_in_order(run)
         await asyncio.wrap_future(done)
 
+    # -- requests that need not be held ----------------------------------------------------------------------------------
+
+    def holds(self, sequence: int, size: int) -> bool:
+        """Whether the request at a position, of so many bytes, can be read again: it is on disk, and in one part."""
+        return self._log.size_of(sequence) == size
+
+    def read(self, sequence: int) -> bytes | None:
+        """The request at a position that is still needed; None where the disk does not give it back, and that is logged."""
+        try:
+            return self._log.body(sequence)
+        except (OSError, LookupError) as error:
+            _log.error(
+                "journal: the request at position %d cannot be read back (%s); its spans that were to be kept are lost", sequence, error
+            )
+            return None
+
     # -- counting --------------------------------------------------------------------------------------------------------
 
     async def totals(self) -> Ledger:

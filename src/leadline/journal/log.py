@@ -15,6 +15,7 @@ import logging
 import os
 import queue
 import threading
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from leadline.errors import ConfigError, Overloaded
-from leadline.journal.frames import REQUESTS, Frame, Kind, digest_of, head_of, read_frames
+from leadline.journal.frames import HEAD, REQUESTS, Frame, Kind, digest_of, head_of, is_payload_of, read_frames
 
 _log = logging.getLogger("leadline.journal")
 _MAX_IOVECS = 512
@@ -74,6 +75,10 @@ class Log:
         self._fd: int | None = None
         self._offset = 0
         self._brief: dict[int, bytearray] = {}
+        self._places: dict[int, array[int]] = {}
+        """By the first sequence in a segment: where each of its frames begins, and where the last ends."""
+        self._open: dict[int, int] = {}
+        """Segments that are read from, and their file descriptors."""
         self._first = 0
         self._lock_fd: int | None = None
         self.control: bytes | None = None  # begins every segment, so that a replay can start at any of them
@@ -112,10 +117,11 @@ class Log:
             self._arrived.notify()
         for thread in self._threads:
             thread.join()
-        for fd in (self._fd, self._lock_fd):
+        for fd in (self._fd, self._lock_fd, *self._open.values()):
             if fd is not None:
                 os.close(fd)
         self._fd = self._lock_fd = None
+        self._open.clear()
 
     # -- writing ---------------------------------------------------------------------------------------------------------
 
@@ -217,17 +223,23 @@ class Log:
             self._offset = self.frames_in_file = 0
             sync_directory(self._directory)
         parts: list[bytes] = []
+        lengths: list[int] = []
         for frame in frames:
             laid = _end_of_parts(frame, self._part_bytes) if frame.kind in REQUESTS and len(frame.payload) > self._part_bytes else frame
             parts.append(head_of(laid))
             if laid.payload:
                 parts.append(laid.payload)
-        size = sum(len(part) for part in parts)
+            lengths.append(HEAD.size + len(laid.payload))
+        size = sum(lengths)
         for start in range(0, len(parts), _MAX_IOVECS):
             _write_fully(self._fd, parts[start : start + _MAX_IOVECS])
         if self._sync:
             os.fdatasync(self._fd)
             self.syncs += 1
+        at = self._offset
+        for frame, length in zip(frames, lengths, strict=True):
+            self._note_place(self._first, frame.sequence, at, at + length)
+            at += length
         self._offset += size
         self.frames_in_file += len(frames)
         self._note_brief(self._first, frames)
@@ -283,9 +295,11 @@ class Log:
             end = 0
             self.next_sequence = max(self.next_sequence, first)
             self._brief.pop(first, None)
+            self._places.pop(first, None)
             parts: list[bytes] = []
             with path.open("rb") as file:
                 for frame, past in read_frames(file):
+                    self._note_place(first, frame.sequence, end, past)
                     end = past
                     self.next_sequence = frame.sequence + 1
                     if frame.kind is Kind.PART:
@@ -318,8 +332,44 @@ class Log:
                 part.write_bytes(brief)
                 part.rename(path.with_suffix(".brief"))
             path.unlink()
+            self._places.pop(first, None)
+            if (fd := self._open.pop(first, None)) is not None:
+                os.close(fd)
             done += 1
         return done
+
+    def _note_place(self, first: int, sequence: int, start: int, end: int) -> None:
+        places = self._places.setdefault(first, array("Q", (0,)))
+        while len(places) < sequence - first + 1:  # sequences of frames that could not be written
+            places.append(start)
+        places.append(end)
+
+    def _place_of(self, sequence: int) -> tuple[int, int, int]:
+        """(first sequence of its segment, where it begins, where it ends) of a frame; raises `LookupError`."""
+        first = max((first for first in list(self._places) if first <= sequence), default=-1)
+        places, index = self._places.get(first, ()), sequence - first
+        if index + 1 >= len(places):
+            raise LookupError(f"no frame {sequence}")
+        return first, places[index], places[index + 1]
+
+    def size_of(self, sequence: int) -> int | None:
+        """Bytes of a frame's payload as it lies on disk: of a request in parts, of its end. None where it does not."""
+        try:
+            _, start, end = self._place_of(sequence)
+        except LookupError:
+            return None
+        return end - start - HEAD.size
+
+    def body(self, sequence: int) -> bytes:
+        """The payload of a frame, read back. Raises `OSError`, or `LookupError` where it is not there or not what was written."""
+        first, start, end = self._place_of(sequence)
+        if first not in self._open:
+            assert self._directory is not None
+            self._open[first] = os.open(self._directory / f"{first:016x}.log", os.O_RDONLY)
+        head, payload = (os.pread(self._open[first], n, at) for n, at in ((HEAD.size, start), (end - start - HEAD.size, start + HEAD.size)))
+        if not is_payload_of(head, payload):
+            raise LookupError(f"{first:016x}.log is damaged between bytes {start} and {end}")
+        return payload
 
     def _note_brief(self, first: int, frames: list[Frame]) -> None:
         """What is to be remembered of a segment once it is gone: digests of requests, decisions."""

@@ -50,6 +50,16 @@ class Part(Protocol):
         """The lowest position whose request is still needed; None if none is."""
 
 
+class Bodies(Protocol):
+    """Requests that lie on disk anyway, and need not be held in memory too."""
+
+    def holds(self, sequence: int, size: int) -> bool:
+        """Whether the request at a journal position, of so many bytes, can be read again."""
+
+    def read(self, sequence: int) -> bytes | None:
+        """The request at a journal position; None where it cannot be had, which has been said then."""
+
+
 class Decisions(Protocol):
     """A batch of decisions, as arrays over traces, and how it is written to the journal."""
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from leadline._kernel import PREDICTION_COLUMNS, SPAN_COLUMNS, SpanBatch, TraceBuffer
 from leadline.model.blocks import Block
+from leadline.model.ports import Bodies
 from leadline.model.requests import Cut, Request
 from leadline.sample.decisions import DecisionBatch, decide
 from leadline.sample.plan import Planner
@@ -62,6 +63,8 @@ class Sampler:
             remember_kept=config.remember_kept,
             remember_dropped=config.remember_dropped,
         )
+        self.bodies: Bodies | None = None
+        """Where undecided requests can be read again; without it they are held in memory."""
         self.kept_by_policy: dict[str, int] = {}
         self.rescued = 0
 
@@ -72,7 +75,8 @@ class Sampler:
 
     def add(self, request: Request) -> None:
         if isinstance(request.decoded, SpanBatch):
-            self._buffer.add(request.decoded, request.sequence)
+            elsewhere = self.bodies is not None and self.bodies.holds(request.sequence, request.decoded.size)
+            self._buffer.add(request.decoded, request.sequence, hold=not elsewhere)
 
     def cut(self, cut: Cut) -> list[Block]:
         return []
@@ -112,7 +116,8 @@ class Sampler:
     def take(self, decisions: DecisionBatch, segment: int) -> tuple[list[Block], dict[tuple[str, str], int]]:
         self._planner.resume(decisions.plan_revision)
         arrays, words = decisions.for_buffer()
-        taken = self._buffer.decide(*arrays, **words, collector=self._collector, segment=segment, otlp=self._export)
+        bodies = self._bodies_for(decisions)
+        taken = self._buffer.decide(*arrays, **words, collector=self._collector, segment=segment, bodies=bodies, otlp=self._export)
         for index, n in enumerate(np.bincount(decisions.policy[decisions.keep], minlength=len(decisions.policies))):
             name = decisions.policies[index]
             self.kept_by_policy[name] = self.kept_by_policy.get(name, 0) + int(n)
@@ -147,6 +152,12 @@ class Sampler:
                 Block("sampling_plans", tuple(row), "JSONEachRow", (json.dumps(row) + "\n").encode(), f"{token}/sampling_plans/0", 1)
             )
         return blocks, {("traces", ""): taken.spans_dropped}
+
+    def _bodies_for(self, decisions: DecisionBatch) -> dict[int, bytes]:
+        """The requests that hold what is kept, read back; what cannot be is left out, and counted as missing."""
+        sources = self._buffer.sources(decisions.trace_ids, decisions.keep)
+        read = {sequence: self.bodies.read(sequence) for sequence in sources if self.bodies is not None}
+        return {sequence: body for sequence, body in read.items() if body is not None}
 
     def remember(self, decisions: DecisionBatch) -> None:
         self._planner.resume(decisions.plan_revision)

@@ -1,10 +1,9 @@
 //! Binding of the trace buffer.
 
-use crate::bytes::bytes_of;
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use leadline_kernel::batch::TraceId;
+use leadline_kernel::batch::{Body, TraceId};
 use leadline_kernel::buffer::{self, Ask, Limits, Origin};
 use leadline_kernel::export::SPAN_COLUMNS;
 use leadline_kernel::rowbinary::{PREDICTION_PREFIX, PREDICTION_SUFFIX};
@@ -15,6 +14,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
+use crate::bytes::bytes_of;
 use crate::decode::{PySpanBatch, columns_dict};
 
 #[pyclass(name = "TraceBuffer", frozen, module = "leadline._kernel")]
@@ -76,8 +76,27 @@ impl PyTraceBuffer {
         })
     }
 
-    fn add(&self, py: Python<'_>, batch: &PySpanBatch, sequence: u64) {
-        self.detached(py, |buffer| buffer.add(&batch.inner, sequence));
+    #[pyo3(signature = (batch, sequence, *, hold = true))]
+    fn add(&self, py: Python<'_>, batch: &PySpanBatch, sequence: u64, hold: bool) {
+        self.detached(py, |buffer| buffer.add(&batch.inner, sequence, hold));
+    }
+
+    fn sources(
+        &self,
+        py: Python<'_>,
+        trace_ids: &Bound<'_, PyArray2<u8>>,
+        keep: &Bound<'_, PyArray1<bool>>,
+    ) -> PyResult<Vec<u64>> {
+        let ids = ids_of(trace_ids)?;
+        let keep = items(keep, |[byte]| byte != 0)?;
+        if ids.len() != keep.len() {
+            return Err(PyValueError::new_err(format!(
+                "keep: expected {} entries, one for each of trace_ids, got {}",
+                ids.len(),
+                keep.len()
+            )));
+        }
+        Ok(self.detached(py, |buffer| buffer.sources(&ids, &keep)))
     }
 
     #[getter]
@@ -159,7 +178,7 @@ impl PyTraceBuffer {
 
     #[allow(clippy::too_many_arguments)] // one a column
     #[pyo3(signature = (trace_ids, keep, threshold, weight, sampling, policy, *,
-                        samplings, policies, plan_revision, collector, segment, otlp = false))]
+                        samplings, policies, plan_revision, collector, segment, bodies = HashMap::new(), otlp = false))]
     fn decide(
         &self,
         py: Python<'_>,
@@ -174,12 +193,17 @@ impl PyTraceBuffer {
         plan_revision: u32,
         collector: &str,
         segment: u64,
+        bodies: HashMap<u64, PyBackedBytes>,
         otlp: bool,
     ) -> PyResult<PyTaken> {
         let columns = Columns::copy(trace_ids, keep, threshold, weight, sampling, policy)?;
         let decisions = columns.decisions(&samplings, &policies, plan_revision)?;
+        let bodies = bodies
+            .into_iter()
+            .map(|(sequence, body)| (sequence, Arc::new(body) as Body))
+            .collect();
         let taken = self.detached(py, |buffer| {
-            buffer.decide(&decisions, Origin { collector, segment }, otlp)
+            buffer.decide(&decisions, Origin { collector, segment }, &bodies, otlp)
         });
         let requests = taken.otlp.iter().map(|request| bytes_of(py, request));
         let requests = requests.collect::<PyResult<Vec<_>>>()?;
@@ -188,6 +212,7 @@ impl PyTraceBuffer {
             spans_kept: taken.spans_kept,
             spans_dropped: taken.spans_dropped,
             spans_rescued: taken.spans_rescued,
+            spans_missing: taken.spans_missing,
             prediction_rows: bytes_of(py, &taken.prediction_rows)?.unbind(),
             otlp: PyList::new(py, requests)?.unbind(),
             predictions: taken.predictions,
@@ -235,14 +260,8 @@ impl Columns {
         sampling: &Bound<'_, PyArray1<u8>>,
         policy: &Bound<'_, PyArray1<u8>>,
     ) -> PyResult<Self> {
-        let shape = trace_ids.shape();
-        if shape[1] != 16 {
-            return Err(PyValueError::new_err(format!(
-                "trace_ids: expected shape (n, 16), got {shape:?}"
-            )));
-        }
         Ok(Self {
-            trace_ids: items(trace_ids, |id| id)?,
+            trace_ids: ids_of(trace_ids)?,
             keep: items(keep, |[byte]| byte != 0)?,
             threshold: items(threshold, u64::from_ne_bytes)?,
             weight: items(weight, f64::from_ne_bytes)?,
@@ -283,6 +302,16 @@ impl Columns {
     }
 }
 
+fn ids_of(trace_ids: &Bound<'_, PyArray2<u8>>) -> PyResult<Vec<TraceId>> {
+    let shape = trace_ids.shape();
+    if shape[1] != 16 {
+        return Err(PyValueError::new_err(format!(
+            "trace_ids: expected shape (n, 16), got {shape:?}"
+        )));
+    }
+    items(trace_ids, |id| id)
+}
+
 /// The bytes of an array, `N` at a time.
 fn items<T, const N: usize>(
     array: &Bound<'_, PyAny>,
@@ -305,6 +334,8 @@ pub struct PyTaken {
     spans_dropped: u64,
     #[pyo3(get)]
     spans_rescued: u64,
+    #[pyo3(get)]
+    spans_missing: u64,
     #[pyo3(get)]
     prediction_rows: Py<PyBytes>,
     #[pyo3(get)]

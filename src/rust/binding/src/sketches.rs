@@ -1,6 +1,5 @@
 //! Binding of the sketches.
 
-use crate::bytes::bytes_of;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use leadline_kernel::sketches::{Bins, Config, GroupQuantiles, SKETCH_COLUMNS, Sketches};
@@ -9,6 +8,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
+use crate::bytes::bytes_of;
 use crate::decode::PySpanBatch;
 
 /// (model, series, bins_id, edges, atoms, categories).

@@ -281,6 +281,7 @@ impl Consumers {
                 collector: "fuzz",
                 segment: self.sequence,
             },
+            &Default::default(),
             true,
         );
         self.sketches.drain("fuzz", self.sequence);
@@ -315,7 +316,7 @@ fn feed_traces(data: &[u8], dialect: &Dialect, consumers: &mut Consumers) {
             assert_eq!(columns.len(), batch.predictions.len());
             consumers.sketches.add(&batch);
             consumers.sequence += 1;
-            consumers.buffer.add(&batch, consumers.sequence);
+            consumers.buffer.add(&batch, consumers.sequence, true);
             if consumers.sequence % 8 == 0 {
                 consumers.decide();
             }

@@ -1,6 +1,6 @@
 //! Takes decided traces out: rows and OTLP of what is kept, prediction rows of everything, exact counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::memory::{Decision, Kept, Verdict};
 use super::otlp::{self, KeptSpan};
 use super::pinned::{Link, NOWHERE, Pinned, slice};
 use super::{Late, PINNED, Trace, TraceBuffer};
-use crate::batch::TraceId;
+use crate::batch::{Body, TraceId};
 use crate::export::{Context, Exporter};
 use crate::rowbinary::{put_nullable_f64, put_str, put_u32, put_u64};
 
@@ -80,6 +80,8 @@ pub struct Taken {
     pub spans_kept: u64,
     pub spans_dropped: u64,
     pub spans_rescued: u64,
+    /// Of the kept ones: not given out, since their bytes were not to be had.
+    pub spans_missing: u64,
     pub prediction_rows: Vec<u8>,
     pub predictions: BTreeMap<String, u64>,
     pub otlp: Vec<Vec<u8>>,
@@ -89,16 +91,65 @@ pub struct Taken {
 const RESCUED: &str = "rescued";
 
 impl TraceBuffer {
+    /// Where each trace is. All looks into the index at once: they do not depend on each other, so their cache misses overlap.
+    fn find_all(&self, ids: &[TraceId]) -> Vec<Option<Place>> {
+        ids.iter()
+            .map(|id| self.find(self.index.tag(id), id))
+            .collect()
+    }
+
+    /// The journal positions of requests that these decisions, and the late spans so far, need and that are not held; ascending.
+    pub fn sources(&self, ids: &[TraceId], keep: &[bool]) -> Vec<u64> {
+        let mut slots = BTreeSet::new();
+        let kept = ids.iter().zip(keep).filter(|(_, keep)| **keep);
+        let kept: Vec<TraceId> = kept.map(|(id, _)| *id).collect();
+        for place in self.find_all(&kept) {
+            let Some(Place::Waiting(trace)) = place else {
+                continue;
+            };
+            let mut link = self.traces[trace as usize].head;
+            while link != NOWHERE {
+                slots.insert(link.slot);
+                link = self.pin(link).spans[link.at as usize].next;
+            }
+        }
+        let late = self.late.iter();
+        slots.extend(
+            late.filter(|late| late.decision.keep || late.error)
+                .map(|late| late.link.slot),
+        );
+        let pinned = slots.into_iter().map(|slot| self.pin(Link { slot, at: 0 }));
+        let elsewhere: BTreeSet<u64> = pinned
+            .filter(|pinned| pinned.body.is_none())
+            .map(|pinned| pinned.sequence)
+            .collect();
+        elsewhere.into_iter().collect()
+    }
+
     /// Takes the traces out, remembers the decisions, and gives out the late spans so far. The decisions must be without fault.
-    pub fn decide(&mut self, decisions: &Decisions<'_>, origin: Origin<'_>, otlp: bool) -> Taken {
+    ///
+    /// `bodies` are those of `sources`, by their positions. A span whose bytes are not there is missing: neither kept nor dropped.
+    pub fn decide(
+        &mut self,
+        decisions: &Decisions<'_>,
+        origin: Origin<'_>,
+        bodies: &FxHashMap<u64, Body>,
+        otlp: bool,
+    ) -> Taken {
         let mut writer = Writer::new(origin, otlp, self.groups.entries.len());
         let mut verdicts = Shared::new(decisions);
-        // all looks into the index first: they do not depend on each other, so their cache misses overlap
-        let found: Vec<_> = decisions
-            .trace_ids
-            .iter()
-            .map(|id| self.find(self.index.tag(id), id))
-            .collect();
+        let mut lent = Vec::new();
+        if !bodies.is_empty() {
+            for (slot, pinned) in (0u32..).zip(&mut self.pins) {
+                if let Some(pinned) = pinned
+                    && let Some(body) = bodies.get(&pinned.sequence)
+                    && pinned.borrow(body)
+                {
+                    lent.push(slot);
+                }
+            }
+        }
+        let found = self.find_all(decisions.trace_ids);
         for (at, place) in found.into_iter().enumerate() {
             let Some(Place::Waiting(trace)) = place else {
                 continue;
@@ -138,11 +189,18 @@ impl TraceBuffer {
             } else {
                 decision
             };
-            writer.taken.spans_rescued += u64::from(rescued);
+            let is_there = self.pin(link).body.is_some();
+            writer.taken.spans_rescued += u64::from(rescued && is_there);
             writer.begin(&decision);
             self.give_out(&mut writer, link, &id, &decision);
         }
-        writer.finish(self)
+        let taken = writer.finish(self);
+        for slot in lent {
+            if let Some(pinned) = &mut self.pins[slot as usize] {
+                pinned.body = None;
+            }
+        }
+        taken
     }
 
     /// Puts decisions of an earlier run into the memory for late spans. The decisions must be without fault.
@@ -179,7 +237,9 @@ impl TraceBuffer {
         for prediction in pinned.predictions_of(link.at) {
             writer.put_prediction(pinned.row(prediction), pinned.predictions[prediction].group);
         }
-        if decision.keep {
+        if decision.keep && pinned.body.is_none() {
+            writer.taken.spans_missing += 1;
+        } else if decision.keep {
             writer.put_span(pinned, link, id, decision.threshold);
         } else {
             writer.taken.spans_dropped += 1;
@@ -426,7 +486,8 @@ impl<'o> Writer<'o> {
             *self.taken.predictions.entry(model).or_default() += count;
             buffer.groups.done(number, count);
         }
-        buffer.spans -= self.taken.spans_kept + self.taken.spans_dropped;
+        let taken = &self.taken;
+        buffer.spans -= taken.spans_kept + taken.spans_dropped + taken.spans_missing;
         buffer.shrink();
         self.taken
     }

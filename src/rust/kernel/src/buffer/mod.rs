@@ -1,7 +1,8 @@
 //! The trace buffer: undecided traces, over the bytes of the requests that their spans came in.
 //!
 //! Nothing is copied but the encoded prediction rows. A request stays pinned while one of its spans is undecided; a
-//! span costs a record of 24 bytes, a trace one of 112 and its cell in the index. What is asked of a trace (its span, count,
+//! span costs a record of 24 bytes, a trace one of 112 and its cell in the index. The bytes of a request are held, or wait where its
+//! sender can find them again: then they are lent for the decision that needs them. What is asked of a trace (its span, count,
 //! start, end, error, randomness) does not depend on the order in which its spans came.
 //!
 //! Key files: [`index`] where each trace is; [`pinned`] the records of a request; [`due`] which traces to decide, as
@@ -159,8 +160,8 @@ impl TraceBuffer {
         self.sequences.keys().next().copied()
     }
 
-    /// Takes the spans of a request.
-    pub fn add(&mut self, batch: &SpanBatch, sequence: u64) {
+    /// Takes the spans of a request, and its bytes if it is to `hold` them.
+    pub fn add(&mut self, batch: &SpanBatch, sequence: u64, hold: bool) {
         if batch.spans.is_empty() {
             return;
         }
@@ -214,6 +215,7 @@ impl TraceBuffer {
             rows,
             in_order(opened),
             in_order(rooted),
+            hold,
         );
         let key = (pinned.receive_ns, pinned.number);
         if pinned.opened_waiting > 0 {

@@ -34,12 +34,16 @@ pub struct PredictionRecord {
 }
 
 pub struct Pinned {
-    pub body: Body,
+    /// Its bytes; `None` while they wait elsewhere.
+    pub body: Option<Body>,
+    pub size: usize,
     pub receive_ns: i64,
     pub sequence: u64,
     /// How many requests were added before this one.
     pub number: u64,
     pub resources: Box<[Resource]>,
+    /// `service.name` of each.
+    services: Box<[Box<[u8]>]>,
     pub scopes: Box<[Scope]>,
     pub spans: Box<[SpanRecord]>,
     pub predictions: Box<[PredictionRecord]>,
@@ -66,9 +70,14 @@ impl Pinned {
         rows: Vec<u8>,
         opened: Box<[u32]>,
         rooted: Box<[u32]>,
+        hold: bool,
     ) -> Self {
+        let bytes = (*batch.body).as_ref();
+        let service = |resource: &Resource| slice(bytes, &resource.service).into();
         let mut pinned = Self {
-            body: batch.body.clone(),
+            body: hold.then(|| batch.body.clone()),
+            size: bytes.len(),
+            services: batch.resources.iter().map(service).collect(),
             receive_ns: batch.receive_ns,
             sequence,
             number,
@@ -84,7 +93,10 @@ impl Pinned {
             rooted,
             cost: 0,
         };
+        let names: usize = pinned.services.iter().map(|name| name.len()).sum();
         let records = size_of_val(&*pinned.resources)
+            + size_of_val(&*pinned.services)
+            + names
             + size_of_val(&*pinned.scopes)
             + size_of_val(&*pinned.spans)
             + size_of_val(&*pinned.predictions)
@@ -95,9 +107,19 @@ impl Pinned {
         pinned
     }
 
+    /// The body; nothing while it is elsewhere.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        (*self.body).as_ref()
+        self.body.as_ref().map_or(&[], |body| (**body).as_ref())
+    }
+
+    /// Takes its bytes for a while, if they are not held and are as many as they were; whether it did.
+    pub fn borrow(&mut self, body: &Body) -> bool {
+        let takes = self.body.is_none() && (**body).as_ref().len() == self.size;
+        if takes {
+            self.body = Some(body.clone());
+        }
+        takes
     }
 
     #[inline]
@@ -107,8 +129,7 @@ impl Pinned {
 
     /// The `service.name` of a span's resource.
     pub fn service(&self, span: u32) -> &[u8] {
-        let resource = &self.resources[self.resource_of(self.spans[span as usize].scope) as usize];
-        slice(self.bytes(), &resource.service)
+        &self.services[self.resource_of(self.spans[span as usize].scope) as usize]
     }
 
     /// The numbers of a span's predictions.
@@ -133,7 +154,10 @@ impl Pinned {
     }
 }
 
+/// A part of a body; nothing where the body has no such part.
 #[inline]
 pub fn slice<'b>(bytes: &'b [u8], range: &Bytes32) -> &'b [u8] {
-    &bytes[range.start as usize..range.end as usize]
+    bytes
+        .get(range.start as usize..range.end as usize)
+        .unwrap_or_default()
 }

@@ -89,6 +89,7 @@ fn decide(buffer: &mut TraceBuffer, ids: &[TraceId], keep: &[bool]) -> Taken {
             collector: "c",
             segment: 1,
         },
+        &Default::default(),
         true,
     )
 }
@@ -108,7 +109,7 @@ proptest! {
             let added = batch(&traces, now_ns);
             spans += added.spans.len() as u64;
             predictions += added.predictions.len() as u64;
-            buffer.add(&added, now_ns as u64);
+            buffer.add(&added, now_ns as u64, true);
             let due = buffer.due(Ask { now_ns, limit, everything: false, rows: false });
             let ids: Vec<TraceId> = due.trace_id.chunks_exact(16).map(|id| id.try_into().unwrap()).collect();
             let keep: Vec<bool> = (0..ids.len()).map(|at| keep >> at & 1 == 1).collect();
