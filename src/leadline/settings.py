@@ -158,7 +158,9 @@ class SampleConfig(Config):
     decision_wait_after_root: Seconds = Field(0.0, description="or this long after its root span; 0: off")
     budget: BudgetConfig = Field(BudgetConfig(), description="how much may be kept")
     keep: list[Keep] = Field(default=["error", "slow"], description="policies; each raises a trace's probability")
-    max_bytes: Size = Field(2**30, description="memory for undecided traces, whose spans lie in the journal; past it the oldest are decided early")
+    max_bytes: Size = Field(
+        2**30, description="memory for undecided traces, whose spans lie in the journal; past it the oldest are decided early"
+    )
     max_traces: int = Field(1_000_000, ge=1, description="undecided traces at once; past it the oldest are decided early")
     remember_kept: int = Field(100_000, ge=0, description="decisions remembered for late spans")
     remember_dropped: int = Field(1_000_000, ge=0, description="the same of traces that were not kept: a late error of one is rescued")
