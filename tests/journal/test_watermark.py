@@ -15,7 +15,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from leadline.flow import Collector
 from leadline.journal.frames import Kind
 from leadline.journal.intake import Journal
-from leadline.journal.log import on_disk
 from leadline.journal.watermark import MAX_STEPS, Watermark
 from leadline.model.accounting import Key
 from leadline.model.ports import Decoder
@@ -103,7 +102,7 @@ class Bench:
             self.journal.tick(self.clock.now_ns())
             # A frame that is on disk has everything before it on disk; then everything before the call has been handed on.
             written = self.journal._log.submit(Kind.DUPLICATE, b"[]", self.clock.now_ns())
-            await on_disk(written)
+            await asyncio.wrap_future(written)
             await self.journal.totals()
 
     def said(self) -> list[tuple[float, float]]:

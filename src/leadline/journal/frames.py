@@ -16,6 +16,7 @@ from typing import BinaryIO
 import xxhash
 
 HEAD = struct.Struct("<4sIBB2xQq16sI")
+_UNSUMMED = struct.Struct("<4sIBB2xQq16s")
 MAGIC = b"LL1\n"
 
 
@@ -37,9 +38,9 @@ class Kind(IntEnum):
 REQUESTS = (Kind.TRACES, Kind.METRICS, Kind.LOGS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Frame:
-    """One entry of the journal."""
+    """One entry of the journal. Its sequence is given when it is written; nothing of it changes after that."""
 
     kind: Kind
     flag: int
@@ -55,8 +56,8 @@ def digest_of(payload: bytes) -> bytes:
 
 
 def head_of(frame: Frame) -> bytes:
-    head = HEAD.pack(MAGIC, len(frame.payload), frame.kind, frame.flag, frame.sequence, frame.time_ns, frame.digest, 0)
-    return head[:-4] + struct.pack("<I", zlib.crc32(head[:-4]))
+    head = _UNSUMMED.pack(MAGIC, len(frame.payload), frame.kind, frame.flag, frame.sequence, frame.time_ns, frame.digest)
+    return head + zlib.crc32(head).to_bytes(4, "little")
 
 
 def is_payload_of(head: bytes, payload: bytes) -> bool:

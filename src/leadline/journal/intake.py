@@ -18,6 +18,7 @@ from leadline.journal.machine import KIND_OF, Machine, Note
 from leadline.journal.recent import Recent
 from leadline.journal.state import State
 from leadline.journal.watermark import Watermark
+from leadline.journal.writing import Outcomes, Writing
 from leadline.model.accounting import Key, Ledger
 from leadline.model.blocks import Block
 from leadline.model.ports import Decoder
@@ -33,6 +34,7 @@ _INLINE = {Signal.TRACES: 256 * 1024, Signal.METRICS: 256 * 1024, Signal.LOGS: 3
 among logs are read in Python."""
 _SMALL = 2**20
 _RETRY_S = 0.5
+_ACCEPTED = Receipt()
 
 
 class Journal:
@@ -50,6 +52,7 @@ class Journal:
         self._settings, self._machine, self._state, self._decoders, self._clock = settings, machine, state, decoders, clock
         self._log = Log(settings.journal_dir if settings.journal.enabled else None, self._handle, sync=settings.journal.sync)
         self._recent = Recent(int(settings.journal.retry_horizon * 1e9), settings.journal.retry_entries)
+        self._outcomes = Outcomes()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="decode")
         self._segment_ns = int(settings.journal.segment * 1e9)
         self._sketch_ns = int(settings.sketch.window * 1e9)
@@ -103,7 +106,7 @@ class Journal:
         try:
             async with asyncio.timeout(within_s):
                 await self._in_order(lambda: self._decide(now, everything=True))
-                await self._in_order(lambda: self._log.submit(Kind.CUT, b"", now, flag=1, note=now).result())  # type: ignore[union-attr]
+                await self._in_order(lambda: self._log.submit(Kind.CUT, b"", now, flag=1, note=now).result())
                 await self._in_order(lambda: None)
         except (TimeoutError, OSError, Overloaded) as error:
             self._state.giving_up.set()
@@ -140,22 +143,22 @@ class Journal:
         if not any(items.values()):
             return receipt
         if (writing := self._recent.under_way(digest)) is not None:
-            await asyncio.shield(writing)
+            await writing.wait()
         if writing is not None or self._recent.seen(digest, now):
-            self._log.submit(Kind.DUPLICATE, _items_json(items), now, wait=False)
+            self._log.post(Kind.DUPLICATE, _items_json(items), now)
             return receipt
-        written = asyncio.wrap_future(self._log.submit(KIND_OF[signal], body, now, digest=digest, note=note))  # type: ignore[arg-type]
+        size = len(body)
+        writing = Writing(lambda on_disk: self._is_written(digest, now, size, on_disk=on_disk))
+        self._log.post(KIND_OF[signal], body, now, digest=digest, note=note, told=self._outcomes.teller(writing))
         with self._backlog_lock:
-            self._backlog += len(body)
-        self._recent.begin(digest, written)
-        written.add_done_callback(lambda done: self._is_written(done, digest, now, len(body)))
-        await asyncio.shield(written)  # a client that goes away changes nothing: the frame is written all the same
+            self._backlog += size
+        self._recent.begin(digest, writing)
+        await writing.wait()
         return receipt
 
-    def _is_written(self, written: asyncio.Future[int], digest: bytes, now: int, size: int) -> None:
-        failed = written.cancelled() or written.exception() is not None
-        self._recent.end(digest, None if failed else now)
-        if failed:
+    def _is_written(self, digest: bytes, now: int, size: int, *, on_disk: bool) -> None:
+        self._recent.end(digest, now if on_disk else None)
+        if not on_disk:
             with self._backlog_lock:
                 self._backlog -= size
 
@@ -170,24 +173,21 @@ class Journal:
         return await asyncio.get_running_loop().run_in_executor(self._pool, read)
 
     def _refuse_under_pressure(self, size: int) -> None:
-        in_hand = self._settings.receive.max_in_flight
+        receive, journal, store = self._settings.receive, self._settings.journal, self._settings.store
+        in_hand = receive.max_in_flight
         if size > _SMALL:  # however many large requests there are, ordinary ones find room
             in_hand = int(in_hand * 0.75)
-        limits = (
-            ("bytes in hand", self._backlog, in_hand, "receive.max_in_flight", 1.0),
-            ("bytes in the journal", self._disk_bytes, self._settings.journal.max_bytes, "journal.max_bytes", 10.0),
-            (
-                "bytes waiting for ClickHouse",
-                self._state.pending_bytes + self.gathered_bytes(),
-                self._settings.store.max_pending,
-                "store.max_pending",
-                10.0,
-            ),
-        )
-        for what, used, limit, setting, wait in limits:
-            if used + size > limit and used:
-                self.refused += 1
-                raise Overloaded(f"{what}: {used} of {limit} used; send again later (raise {setting} if this lasts)", retry_after_s=wait)
+        if self._backlog + size > in_hand and self._backlog:
+            self._refuse("bytes in hand", self._backlog, in_hand, "receive.max_in_flight", 1.0)
+        if self._disk_bytes + size > journal.max_bytes and self._disk_bytes:
+            self._refuse("bytes in the journal", self._disk_bytes, journal.max_bytes, "journal.max_bytes", 10.0)
+        pending = self._state.pending_bytes + self.gathered_bytes()
+        if pending + size > store.max_pending and pending:
+            self._refuse("bytes waiting for ClickHouse", pending, store.max_pending, "store.max_pending", 10.0)
+
+    def _refuse(self, what: str, used: int, limit: int, setting: str, retry_after_s: float) -> None:
+        self.refused += 1
+        raise Overloaded(f"{what}: {used} of {limit} used; send again later (raise {setting} if this lasts)", retry_after_s=retry_after_s)
 
     def _handle(self, frame: Frame, note: Any) -> None:
         """Takes a frame that is on disk. Runs on the journal's thread."""
@@ -203,7 +203,7 @@ class Journal:
 
     def _cut_if_needed(self, now_ns: int, before_ns: int, flag: int) -> None:
         if self._machine.uncut:
-            self._log.submit(Kind.CUT, b"", now_ns, flag=flag, note=before_ns, wait=False)
+            self._log.post(Kind.CUT, b"", now_ns, flag=flag, note=before_ns)
             return
         for mark in self._watermarks.values():
             mark.cut(before_ns, self._state.newest)
@@ -223,7 +223,7 @@ class Journal:
             # What was received before this is on disk, so it comes before the cut.
             before_ns = min([now_ns, *self._receiving.values()])
             if self._log.frames_in_file:
-                self._log.submit(Kind.CUT, b"", now_ns, flag=int(sketches), note=before_ns, wait=False)
+                self._log.post(Kind.CUT, b"", now_ns, flag=int(sketches), note=before_ns)
             else:
                 self._later(lambda: self._cut_if_needed(now_ns, before_ns, flag=int(sketches)))
             self._later(self._after_cut)
@@ -233,7 +233,7 @@ class Journal:
         body = json.dumps(rules, sort_keys=True).encode()
         if body != self._log.control:
             self._log.control = body
-            self._log.submit(Kind.CONTROL, body, self._clock.now_ns(), wait=False)
+            self._log.post(Kind.CONTROL, body, self._clock.now_ns())
 
     def _decide(self, now_ns: int, *, everything: bool = False) -> None:
         try:
@@ -260,10 +260,8 @@ class Journal:
     def _write(self, kind: Kind, payload: bytes, now_ns: int) -> int:
         """Writes a frame, however long that takes: decisions are carried out only when they are on disk."""
         while True:
-            written = self._log.submit(kind, payload, now_ns)
-            assert written is not None
             try:
-                return written.result()
+                return self._log.submit(kind, payload, now_ns).result()
             except Overloaded:
                 if self._state.giving_up.wait(_RETRY_S):
                     raise
@@ -301,7 +299,7 @@ class Journal:
             self._state.remember("watermarks", self._marked)
         if self._disk_bytes > self._settings.journal.max_bytes // 2 and not self._log.frames_in_file:
             # The newest segment is never forgotten. If nothing comes in because it is large, nothing would ever follow it.
-            self._log.submit(Kind.CONTROL, self._log.control or b"{}", self._clock.now_ns(), wait=False)
+            self._log.post(Kind.CONTROL, self._log.control or b"{}", self._clock.now_ns())
 
     async def _in_order(self, call: Any) -> None:
         done: Future[None] = Future()
@@ -369,9 +367,10 @@ class Journal:
 
 
 def _receipt(rejected: Mapping[str, int]) -> Receipt:
-    total = sum(rejected.values())
+    if not rejected:
+        return _ACCEPTED
     reasons = ", ".join(f"{n} × {reason}" for reason, n in sorted(rejected.items()))
-    return Receipt(total, f"rejected {reasons}; the others were accepted" if total else "")
+    return Receipt(sum(rejected.values()), f"rejected {reasons}; the others were accepted")
 
 
 def _items_json(items: Mapping[Key, int]) -> bytes:

@@ -9,7 +9,7 @@ written. It takes its place in the order where it ends. Its parts and its end li
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -25,25 +25,28 @@ from pathlib import Path
 from typing import Any
 
 from leadline.errors import ConfigError, Overloaded
+from leadline.journal.disk import reserve, sync_directory, write_fully
 from leadline.journal.frames import HEAD, REQUESTS, Frame, Kind, digest_of, head_of, is_payload_of, read_frames
 
 _log = logging.getLogger("leadline.journal")
 _MAX_IOVECS = 512
 _PART_BYTES = 2**20
 """A request above this is written in parts of it: a few milliseconds each, where 64 MiB at once took 200 (benchmarks/hostile.py)."""
+_LEAST_AHEAD, _MOST_AHEAD = 2**20, 64 * 2**20
+"""Bytes of room reserved beyond what is in the file: about as much again, within these."""
 _GROUP_BYTES = 4 * 2**20
 """Frames are written and synced together up to about this."""
 
 
+Told = Callable[[int | Overloaded], None]
+"""Is given the sequence of a frame once it is on disk, or why it is not, on the log's thread."""
+
+
 @dataclass(slots=True)
 class _Pending:
-    kind: Kind
-    flag: int
-    time_ns: int
-    digest: bytes
-    payload: bytes
-    note: Any
-    written: Future[int] | None
+    frame: Frame
+    note: Any = None
+    told: Told | None = None
 
 
 class Log:
@@ -65,16 +68,19 @@ class Log:
         self, directory: Path | None, handle: Callable[[Frame, Any], None], *, sync: bool = True, part_bytes: int = _PART_BYTES
     ) -> None:
         self._directory, self._handle, self._sync, self._part_bytes = directory, handle, sync, part_bytes
-        self._arrived = threading.Condition()
-        self._pending: list[_Pending] = []
+        self._pending: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        """What is to be written; None: nothing after it is."""
         self._in_turn: deque[_Pending] = deque()
         """Large requests, the first of them being written, and cuts that wait for them."""
         self._parts_written = 0
-        self._stopping = False
-        self._written: queue.SimpleQueue[tuple[Frame, Any] | Callable[[], None] | None] = queue.SimpleQueue()
+        self._ended = self._closed = False
+        self._written: queue.SimpleQueue[_Pending | Callable[[], None] | None] = queue.SimpleQueue()
         self._fd: int | None = None
         self._offset = 0
-        self._brief: dict[int, bytearray] = {}
+        self._room = 0
+        """Up to where room is reserved in the file that is written."""
+        self._brief: dict[int, list[Frame | tuple[int, int, bytes]]] = {}
+        """By the first sequence in a segment: decisions, and (sequence, time, digest) of requests."""
         self._places: dict[int, array[int]] = {}
         """By the first sequence in a segment: where each of its frames begins, and where the last ends."""
         self._open: dict[int, int] = {}
@@ -112,9 +118,7 @@ class Log:
 
     def stop(self) -> None:
         """Writes what is pending, hands it on, and ends both threads."""
-        with self._arrived:
-            self._stopping = True
-            self._arrived.notify()
+        self._pending.put(None)
         for thread in self._threads:
             thread.join()
         for fd in (self._fd, self._lock_fd, *self._open.values()):
@@ -125,19 +129,36 @@ class Log:
 
     # -- writing ---------------------------------------------------------------------------------------------------------
 
-    def submit(
-        self, kind: Kind, payload: bytes, time_ns: int, *, flag: int = 0, digest: bytes | None = None, note: Any = None, wait: bool = True
-    ) -> Future[int] | None:
-        """Queues a frame. The future gives its sequence once it is on disk; `note` goes to `handle` with it."""
-        written: Future[int] | None = Future() if wait else None
-        item = _Pending(kind, flag, time_ns, digest_of(payload) if digest is None else digest, payload, note, written)
-        with self._arrived:
-            if self._stopping or self.failure is not None:
-                raise Overloaded(
-                    f"the journal is closed{f' ({self.failure})' if self.failure else ''}; try another collector", retry_after_s=5
-                )
-            self._pending.append(item)
-            self._arrived.notify()
+    def post(
+        self,
+        kind: Kind,
+        payload: bytes,
+        time_ns: int,
+        *,
+        flag: int = 0,
+        digest: bytes | None = None,
+        note: Any = None,
+        told: Told | None = None,
+    ) -> None:
+        """Queues a frame; `note` goes to `handle` with it. Raises `Overloaded` if the log is closed."""
+        if self._closed:
+            raise self._is_closed()
+        frame = Frame(kind, flag, 0, time_ns, digest_of(payload) if digest is None else digest, payload)
+        self._pending.put(_Pending(frame, note, told))
+        if self._closed:  # since the look above: whoever wrote the queue down may have gone without this
+            self._refuse_pending()
+
+    def submit(self, kind: Kind, payload: bytes, time_ns: int, *, flag: int = 0, note: Any = None) -> Future[int]:
+        """Queues a frame; the future gives its sequence once it is on disk."""
+        written: Future[int] = Future()
+
+        def told(outcome: int | Overloaded) -> None:
+            if isinstance(outcome, int):
+                written.set_result(outcome)
+            else:
+                written.set_exception(outcome)
+
+        self.post(kind, payload, time_ns, flag=flag, note=note, told=told)
         return written
 
     def run_in_order(self, call: Callable[[], None]) -> None:
@@ -145,42 +166,62 @@ class Log:
         self._written.put(call)
 
     def _write_all(self) -> None:
-        while True:
-            with self._arrived:
-                while not self._pending and not self._in_turn and not self._stopping:
-                    self._arrived.wait()
-                arrived, self._pending = self._pending, []
-                if not arrived and not self._in_turn:
-                    self._written.put(None)
-                    return
+        while not self._ended or self._in_turn:
             group: list[_Pending] = []
             size = 0
-            for item in arrived:
-                if self._is_large(item) or (item.kind is Kind.CUT and self._in_turn):
+            for item in self._arrived():
+                if self._is_large(item.frame) or (item.frame.kind is Kind.CUT and self._in_turn):
                     self._in_turn.append(item)
                     continue
                 group.append(item)
-                size += len(item.payload)
-                if item.kind is Kind.CUT or size >= _GROUP_BYTES:  # a CUT ends the file, so a group is written up to and with it
+                size += len(item.frame.payload)
+                if item.frame.kind is Kind.CUT or size >= _GROUP_BYTES:  # a CUT ends the file, so a group is written up to and with it
                     self._write(group)
                     group, size = [], 0
             self._write(group + self._next_in_turn())
+        self._close()
+        self._written.put(None)
 
-    def _is_large(self, item: _Pending) -> bool:
-        return self._directory is not None and item.kind in REQUESTS and len(item.payload) > self._part_bytes
+    def _arrived(self) -> list[_Pending]:
+        """What has come since the last time. Waits for it where there is nothing else to write."""
+        arrived: list[_Pending] = []
+        with contextlib.suppress(queue.Empty):
+            item = self._pending.get(block=not self._in_turn)
+            while item is not None:
+                arrived.append(item)
+                item = self._pending.get_nowait()
+            self._ended = True
+        return arrived
+
+    def _close(self) -> None:
+        self._closed = True
+        self._refuse_pending()
+
+    def _refuse_pending(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (item := self._pending.get_nowait()) is not None:
+                    _fail([item], self._is_closed())
+
+    def _is_closed(self) -> Overloaded:
+        why = f" ({self.failure})" if self.failure else ""
+        return Overloaded(f"the journal is closed{why}; try another collector", retry_after_s=5)
+
+    def _is_large(self, frame: Frame) -> bool:
+        return len(frame.payload) > self._part_bytes and self._directory is not None and frame.kind in REQUESTS
 
     def _next_in_turn(self) -> list[_Pending]:
         """The next part of the large request whose turn it is, and its end; or the cut that has waited for it."""
         if not self._in_turn:
             return []
-        item = self._in_turn[0]
-        if item.kind is Kind.CUT:
+        frame = self._in_turn[0].frame
+        if frame.kind is Kind.CUT:
             return [self._in_turn.popleft()]
         start = self._parts_written * self._part_bytes
-        part = item.payload[start : start + self._part_bytes]
-        parts = [_Pending(Kind.PART, int(start == 0), item.time_ns, digest_of(part), part, None, None)]
+        part = frame.payload[start : start + self._part_bytes]
+        parts = [_Pending(Frame(Kind.PART, int(start == 0), 0, frame.time_ns, digest_of(part), part))]
         self._parts_written += 1
-        if start + len(part) == len(item.payload):
+        if start + len(part) == len(frame.payload):
             parts.append(self._in_turn.popleft())
             self._parts_written = 0
         return parts
@@ -189,14 +230,14 @@ class Log:
         if not group:
             return
         if self._fd is None and self.control is not None:
-            group.insert(0, _Pending(Kind.CONTROL, 0, group[0].time_ns, digest_of(self.control), self.control, None, None))
-        frames = []
+            control = Frame(Kind.CONTROL, 0, 0, group[0].frame.time_ns, digest_of(self.control), self.control)
+            group.insert(0, _Pending(control))
         for item in group:
-            frames.append(Frame(item.kind, item.flag, self.next_sequence, item.time_ns, item.digest, item.payload))
+            item.frame.sequence = self.next_sequence
             self.next_sequence += 1
         try:
             if self._directory is not None:
-                self._append(frames)
+                self._append([item.frame for item in group])
         except OSError as error:
             _log.error("journal: cannot write to %s: %s. Requests are refused until it can.", self._directory, error)
             self._undo()
@@ -205,11 +246,13 @@ class Log:
                 self._parts_written = 0
             _fail(group, Overloaded(f"the journal cannot be written ({error.strerror})", retry_after_s=5))
             return
-        for frame, item in zip(frames, group, strict=True):
-            if frame.kind is not Kind.PART:
-                self._written.put((frame, item.note))
-        _resolve([(item.written, frame.sequence) for frame, item in zip(frames, group, strict=True) if item.written is not None])
-        if frames[-1].kind is Kind.CUT and self._fd is not None:
+        for item in group:
+            if item.frame.kind is not Kind.PART:
+                self._written.put(item)
+            if item.told is not None:
+                item.told(item.frame.sequence)
+        if group[-1].frame.kind is Kind.CUT and self._fd is not None:
+            os.ftruncate(self._fd, self._offset)  # gives back the room that was reserved
             os.close(self._fd)
             self._fd = None
             self.frames_in_file = 0
@@ -220,35 +263,38 @@ class Log:
             self._first = frames[0].sequence
             path = self._directory / f"{self._first:016x}.log"
             self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            self._offset = self.frames_in_file = 0
+            self._offset = self._room = self.frames_in_file = 0
             sync_directory(self._directory)
         parts: list[bytes] = []
-        lengths: list[int] = []
+        ends: list[int] = []
+        end = self._offset
         for frame in frames:
-            laid = _end_of_parts(frame, self._part_bytes) if frame.kind in REQUESTS and len(frame.payload) > self._part_bytes else frame
+            laid = _end_of_parts(frame, self._part_bytes) if self._is_large(frame) else frame
             parts.append(head_of(laid))
             if laid.payload:
                 parts.append(laid.payload)
-            lengths.append(HEAD.size + len(laid.payload))
-        size = sum(lengths)
+            end += HEAD.size + len(laid.payload)
+            ends.append(end)
+        if end > self._room:
+            ahead = min(max(end, _LEAST_AHEAD), _MOST_AHEAD)
+            reserve(self._fd, self._offset, end + ahead - self._offset)
+            self._room = end + ahead
         for start in range(0, len(parts), _MAX_IOVECS):
-            _write_fully(self._fd, parts[start : start + _MAX_IOVECS])
+            write_fully(self._fd, parts[start : start + _MAX_IOVECS])
         if self._sync:
             os.fdatasync(self._fd)
             self.syncs += 1
-        at = self._offset
-        for frame, length in zip(frames, lengths, strict=True):
-            self._note_place(self._first, frame.sequence, at, at + length)
-            at += length
-        self._offset += size
+        for frame, end in zip(frames, ends, strict=True):
+            self._note(self._first, frame, self._offset, end)
+            self._offset = end
         self.frames_in_file += len(frames)
-        self._note_brief(self._first, frames)
 
     def _undo(self) -> None:
         """After a failed write: cuts off what did not go through, so that what follows can be read."""
         if self._fd is not None:
             try:
                 os.ftruncate(self._fd, self._offset)
+                self._room = 0
                 os.lseek(self._fd, self._offset, os.SEEK_SET)
             except OSError:
                 os.close(self._fd)
@@ -258,8 +304,8 @@ class Log:
 
     def _hand_on(self) -> None:
         while (item := self._written.get()) is not None:
-            if isinstance(item, tuple):
-                self._handle(*item)
+            if isinstance(item, _Pending):
+                self._handle(item.frame, item.note)
             else:
                 item()
 
@@ -269,9 +315,8 @@ class Log:
         except BaseException as error:
             self.failure = error
             _log.critical("journal: stopped on an error; the collector takes no more requests", exc_info=error)
-            with self._arrived:
-                pending, self._pending = [*self._in_turn, *self._pending], []
-            _fail(pending, Overloaded("the journal has stopped", retry_after_s=5))
+            _fail(list(self._in_turn), self._is_closed())
+            self._close()
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
@@ -299,18 +344,17 @@ class Log:
             parts: list[bytes] = []
             with path.open("rb") as file:
                 for frame, past in read_frames(file):
-                    self._note_place(first, frame.sequence, end, past)
-                    end = past
+                    at, end = end, past
                     self.next_sequence = frame.sequence + 1
+                    whole = frame
                     if frame.kind is Kind.PART:
                         parts = [] if frame.flag else parts
                         parts.append(frame.payload)
-                        continue
-                    whole = frame
-                    if frame.kind is Kind.WHOLE:
+                    elif frame.kind is Kind.WHOLE:
                         whole, parts = _joined(frame, parts), []
-                    self._note_brief(first, [whole])
-                    yield whole
+                    self._note(first, whole, at, past)
+                    if frame.kind is not Kind.PART:
+                        yield whole
             if (rest := path.stat().st_size - end) > 0:
                 if position < len(files) - 1:
                     _log.error("journal: %s is damaged at byte %d; %d bytes of it cannot be read", path, end, rest)
@@ -327,7 +371,7 @@ class Log:
         for (first, path), (following, _) in pairwise(files):
             if following > sequence:
                 break
-            if brief := self._brief.pop(first, b""):
+            if brief := b"".join(_brief_of(item) for item in self._brief.pop(first, [])):
                 part = path.with_suffix(".part")
                 part.write_bytes(brief)
                 part.rename(path.with_suffix(".brief"))
@@ -338,15 +382,24 @@ class Log:
             done += 1
         return done
 
-    def _note_place(self, first: int, sequence: int, start: int, end: int) -> None:
-        places = self._places.setdefault(first, array("Q", (0,)))
-        while len(places) < sequence - first + 1:  # sequences of frames that could not be written
+    def _note(self, first: int, frame: Frame, start: int, end: int) -> None:
+        """Where a frame lies in its segment, and what is to be remembered of it once the segment is gone: a digest, decisions."""
+        places = self._places.get(first)
+        if places is None:
+            places = self._places[first] = array("Q", (0,))
+        while len(places) <= frame.sequence - first:  # sequences of frames that could not be written
             places.append(start)
         places.append(end)
+        if frame.kind in REQUESTS:
+            self._brief.setdefault(first, []).append((frame.sequence, frame.time_ns, frame.digest))
+        elif frame.kind is Kind.DECISIONS:
+            self._brief.setdefault(first, []).append(frame)
 
     def _place_of(self, sequence: int) -> tuple[int, int, int]:
         """(first sequence of its segment, where it begins, where it ends) of a frame; raises `LookupError`."""
-        first = max((first for first in list(self._places) if first <= sequence), default=-1)
+        first = self._first
+        if not 0 < first <= sequence:
+            first = max((first for first in list(self._places) if first <= sequence), default=-1)
         places, index = self._places.get(first, ()), sequence - first
         if index + 1 >= len(places):
             raise LookupError(f"no frame {sequence}")
@@ -370,15 +423,6 @@ class Log:
         if not is_payload_of(head, payload):
             raise LookupError(f"{first:016x}.log is damaged between bytes {start} and {end}")
         return payload
-
-    def _note_brief(self, first: int, frames: list[Frame]) -> None:
-        """What is to be remembered of a segment once it is gone: digests of requests, decisions."""
-        brief = self._brief.setdefault(first, bytearray())
-        for frame in frames:
-            if frame.kind in REQUESTS:
-                brief += head_of(Frame(Kind.SEEN, 0, frame.sequence, frame.time_ns, frame.digest, b""))
-            elif frame.kind is Kind.DECISIONS:
-                brief += head_of(frame) + frame.payload
 
     def remembered(self, since_ns: int) -> Iterator[Frame]:
         """Digests and decisions of segments that are gone; files older than `since_ns` are removed."""
@@ -412,39 +456,14 @@ def _joined(end: Frame, parts: list[bytes]) -> Frame:
     return Frame(Kind(end.flag), 0, end.sequence, end.time_ns, digest, body)
 
 
+def _brief_of(item: Frame | tuple[int, int, bytes]) -> bytes:
+    """What is remembered, as it is written."""
+    if isinstance(item, Frame):
+        return head_of(item) + item.payload
+    return head_of(Frame(Kind.SEEN, 0, *item, b""))
+
+
 def _fail(items: list[_Pending], error: Overloaded) -> None:
     for item in items:
-        if item.written is not None and not item.written.done():
-            item.written.set_exception(error)
-
-
-def _resolve(done: list[tuple[Future[int], int]]) -> None:
-    for future, sequence in done:
-        future.set_result(sequence)
-
-
-def _write_fully(fd: int, parts: list[bytes]) -> None:
-    written = os.writev(fd, parts)
-    total = sum(len(part) for part in parts)
-    while written < total:  # a short write: a full disk raises on the next try, a signal goes on
-        skip = written
-        rest = []
-        for part in parts:
-            rest.append(part[skip:] if skip < len(part) else b"")
-            skip = max(0, skip - len(part))
-        written += os.writev(fd, [part for part in rest if part])
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes the names in a directory as durable as the files they name."""
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-async def on_disk(written: Future[int] | None) -> int:
-    """Waits, in the event loop, for a frame to be written."""
-    assert written is not None
-    return await asyncio.wrap_future(written)
+        if item.told is not None:
+            item.told(error)

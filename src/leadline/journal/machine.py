@@ -86,7 +86,8 @@ class Machine:
         request = Request(signal, frame.sequence, frame.time_ns, decoded, items)
         if frame.sequence > self._counted:
             self._ledger.add("received", request.items)
-            self._ledger.add("rejected", request.rejected)
+            if rejected := decoded.rejected:
+                self._ledger.add("rejected", {(signal.value, ""): sum(rejected.values())})
         for part in self._parts:
             part.add(request)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from asyncio import Future
 from collections import OrderedDict
+
+from leadline.journal.writing import Writing
 
 
 class Recent:
@@ -20,7 +21,7 @@ class Recent:
     def __init__(self, horizon_ns: int, entries: int) -> None:
         self._horizon_ns, self._entries = horizon_ns, entries
         self._seen: OrderedDict[bytes, int] = OrderedDict()
-        self._under_way: dict[bytes, Future[int]] = {}
+        self._under_way: dict[bytes, Writing] = {}
         self.forgotten_early = 0
 
     def __len__(self) -> int:
@@ -30,12 +31,12 @@ class Recent:
         at = self._seen.get(digest)
         return at is not None and now_ns - at <= self._horizon_ns
 
-    def under_way(self, digest: bytes) -> Future[int] | None:
+    def under_way(self, digest: bytes) -> Writing | None:
         """The same bytes, being written just now on another connection."""
         return self._under_way.get(digest)
 
-    def begin(self, digest: bytes, written: Future[int]) -> None:
-        self._under_way[digest] = written
+    def begin(self, digest: bytes, writing: Writing) -> None:
+        self._under_way[digest] = writing
 
     def end(self, digest: bytes, now_ns: int | None) -> None:
         """Written at `now_ns`; None if writing failed and a retry is a first try."""

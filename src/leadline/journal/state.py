@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leadline.journal.log import sync_directory
+from leadline.journal.disk import sync_directory
 from leadline.model.accounting import Ledger
 from leadline.model.blocks import Block
 

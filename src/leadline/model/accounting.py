@@ -22,9 +22,9 @@ class Ledger:
     def __init__(self, counts: Mapping[Key, Mapping[str, int]] | None = None) -> None:
         self._counts: dict[Key, dict[str, int]] = {key: dict(terms) for key, terms in (counts or {}).items()}
 
-    def add(self, term: str, items: Mapping[Key, int] | Iterable[tuple[Key, int]]) -> None:
+    def add(self, term: str, items: Mapping[Key, int]) -> None:
         """Adds to one term; zeros leave no trace."""
-        for key, n in items.items() if isinstance(items, Mapping) else items:
+        for key, n in items.items():
             if n:
                 terms = self._counts.setdefault(key, {})
                 terms[term] = terms.get(term, 0) + n

@@ -39,10 +39,6 @@ class Request:
     decoded: Decoded
     items: Mapping[tuple[str, str], int]
 
-    @property
-    def rejected(self) -> dict[tuple[str, str], int]:
-        return {(self.signal.value, ""): sum(self.decoded.rejected.values())}
-
 
 @dataclass(frozen=True, slots=True)
 class Cut:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 from leadline.model.blocks import Block
 from leadline.model.requests import Cut, Request
+from leadline.model.signals import Signal
 
 MAX_ROWS = 500_000
 """Rows of a block, about: ClickHouse writes a million as one part, and one part is there whole or not at all."""
 
 
-@runtime_checkable
 class Tabular(Protocol):
     """A decoded request that knows its rows."""
 
@@ -41,11 +41,13 @@ class Records:
         """Records are stored whatever the rules."""
 
     def add(self, request: Request) -> None:
-        if isinstance(request.decoded, Tabular):
-            self._gathered.append((request.signal.value, request.decoded))
-            self._since = request.sequence if self._since is None else self._since
-            self._items[request.signal.value] += request.decoded.items
-            self.bytes += request.decoded.size
+        if request.signal is Signal.TRACES:
+            return
+        decoded = cast(Tabular, request.decoded)
+        self._gathered.append((request.signal.value, decoded))
+        self._since = request.sequence if self._since is None else self._since
+        self._items[request.signal.value] += decoded.items
+        self.bytes += decoded.size
 
     def cut(self, cut: Cut) -> list[Block]:
         blocks: list[Block] = []
