@@ -262,7 +262,7 @@ class Log:
         if self._fd is None:
             self._first = frames[0].sequence
             path = self._directory / f"{self._first:016x}.log"
-            self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | (os.O_DSYNC if self._sync else 0), 0o600)
             self._offset = self._room = self.frames_in_file = 0
             sync_directory(self._directory)
         parts: list[bytes] = []
@@ -281,9 +281,7 @@ class Log:
             self._room = end + ahead
         for start in range(0, len(parts), _MAX_IOVECS):
             write_fully(self._fd, parts[start : start + _MAX_IOVECS])
-        if self._sync:
-            os.fdatasync(self._fd)
-            self.syncs += 1
+        self.syncs += self._sync
         for frame, end in zip(frames, ends, strict=True):
             self._note(self._first, frame, self._offset, end)
             self._offset = end

@@ -16,6 +16,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::bytes::bytes_of;
+use crate::short::{SHORT, unless_short};
 
 create_exception!(
     leadline._kernel,
@@ -167,8 +168,10 @@ fn decode_traces(
         max_depth,
     };
     let dialect = dialect.inner.clone();
-    let decoded =
-        py.detach(move || decode::decode_traces(Arc::new(data), &dialect, receive_ns, &limits));
+    let is_short = data.len() <= SHORT;
+    let decoded = unless_short(py, is_short, move || {
+        decode::decode_traces(Arc::new(data), &dialect, receive_ns, &limits)
+    });
     match decoded {
         Ok(batch) => Ok(PySpanBatch {
             inner: Arc::new(batch),

@@ -6,6 +6,7 @@ mod buffer;
 mod bytes;
 mod decode;
 mod records;
+mod short;
 mod sketches;
 
 #[pymodule]

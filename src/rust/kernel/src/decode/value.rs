@@ -226,10 +226,10 @@ pub fn clip(bytes: &[u8], max: usize) -> &[u8] {
 /// The text as UTF-8 of at most `max` bytes; what is not UTF-8 becomes U+FFFD.
 pub fn clean(bytes: &[u8], max: usize) -> Cow<'_, [u8]> {
     let bytes = clip(bytes, max);
-    match String::from_utf8_lossy(bytes) {
-        Cow::Borrowed(_) => Cow::Borrowed(bytes),
-        Cow::Owned(text) => Cow::Owned(clip(text.as_bytes(), max).to_vec()),
+    if std::str::from_utf8(bytes).is_ok() {
+        return Cow::Borrowed(bytes);
     }
+    Cow::Owned(clip(String::from_utf8_lossy(bytes).as_bytes(), max).to_vec())
 }
 
 pub fn put_int(out: &mut Vec<u8>, number: i64) {
@@ -264,7 +264,10 @@ pub fn put_double(out: &mut Vec<u8>, number: f64) {
     }
     let mut buffer = ryu::Buffer::new();
     let text = buffer.format_finite(number.abs());
-    let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let Some((mantissa, exponent)) = text.split_once('e') else {
+        // from 1e-5 to 1e16 both write alike, but for a whole number
+        return out.extend_from_slice(text.strip_suffix(".0").unwrap_or(text).as_bytes());
+    };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     // the value is 0.DIGITS x 10^point
     let digits = [whole, fraction].concat();
