@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leadline.journal.disk import sync_directory
+from leadline.journal.disk import sync_directory, write_fully
 from leadline.model.accounting import Ledger
 from leadline.model.blocks import Block
 
 _log = logging.getLogger("leadline.journal")
 _RETRY_S = 0.5
+_FRESH_BYTES = 32 * 2**20
 _SAY_EVERY_S = 30.0
 
 _SCHEMA = """
@@ -82,6 +83,9 @@ class State:
         self._pending: dict[int, Block] = {}
         self._sizes: dict[int, int] = {}
         self._pending_bytes = 0
+        self._fresh: dict[str, bytes] = {}
+        """Data of blocks just written, for the first `load` of each."""
+        self._fresh_bytes = 0
         self._newest = 0
         for row in self._db.execute("SELECT id, token, tbl, columns, format, rows, size, counts FROM blocks ORDER BY id"):
             self._remember(row[0], _block(row[1:]), row[6])
@@ -188,11 +192,14 @@ class State:
         if self._memory is not None:
             self._memory[block.token] = block.data
             return
-        with open(self._path(block.token), "wb") as file:
-            file.write(block.data)
+        with open(self._path(block.token), "wb", buffering=0) as file:
+            write_fully(file.fileno(), [block.data])
             if self._sync:
-                file.flush()
                 os.fdatasync(file.fileno())
+        with self._lock:
+            if self._fresh_bytes + len(block.data) <= _FRESH_BYTES and block.token not in self._fresh:
+                self._fresh[block.token] = block.data
+                self._fresh_bytes += len(block.data)
 
     # -- sending ---------------------------------------------------------------------------------------------------------
 
@@ -214,7 +221,11 @@ class State:
 
     def load(self, block: Block) -> Block:
         """The block with its data."""
-        data = self._memory[block.token] if self._memory is not None else self._path(block.token).read_bytes()
+        with self._lock:
+            data = self._fresh.pop(block.token, None)
+            self._fresh_bytes -= len(data or b"")
+        if data is None:
+            data = self._memory[block.token] if self._memory is not None else self._path(block.token).read_bytes()
         return Block(block.table, block.columns, block.format, data, block.token, block.rows, block.counts)
 
     def acknowledge(self, number: int) -> None:
@@ -238,6 +249,7 @@ class State:
             with self._lock:
                 self._kept = total
                 del self._pending[number]
+                self._fresh_bytes -= len(self._fresh.pop(block.token, b""))
                 self._pending_bytes -= self._sizes.pop(number)
                 if self._memory is not None:
                     del self._memory[block.token]
