@@ -14,6 +14,7 @@ import pytest
 
 from leadline.flow import Collector
 from leadline.model.signals import Signal
+from leadline.sample import sampler
 from leadline.settings import load
 from leadline.testing.processes import free_port, until
 
@@ -47,8 +48,11 @@ async def _settled(collector: Collector) -> dict[str, dict[str, int]]:
     return (await collector.journal.totals()).by_signal()
 
 
-async def test_every_span_is_accounted_for(tmp_path: Path) -> None:
-    """received = kept + sampled out, for spans; kept, for predictions; a retry is a duplicate."""
+@pytest.mark.parametrize("read_back_at_once", [None, 1])
+async def test_every_span_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_back_at_once: int | None) -> None:
+    """received = kept + sampled out, for spans; kept, for predictions; a retry is a duplicate. However much is read back at once."""
+    if read_back_at_once is not None:
+        monkeypatch.setattr(sampler, "_BODIES_BYTES", read_back_at_once)
     async with running(tmp_path, "sample.keep=[{probabilistic: 20%}]", "sample.budget.traces_per_second=null") as collector:
         requests = Requests(SPANS, seed=3)
         bodies = [requests.next() for _ in range(20)]

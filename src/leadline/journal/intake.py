@@ -317,9 +317,9 @@ class Journal:
 
     # -- requests that need not be held ----------------------------------------------------------------------------------
 
-    def holds(self, sequence: int, size: int) -> bool:
-        """Whether the request at a position, of so many bytes, can be read again: it is on disk, and in one part."""
-        return self._log.size_of(sequence) == size
+    def size(self, sequence: int) -> int | None:
+        """Bytes that would be read of the request at a position: all of it, but of one that lies in parts; None where it is not on disk."""
+        return self._log.size_of(sequence)
 
     def read(self, sequence: int) -> bytes | None:
         """The request at a position that is still needed; None where the disk does not give it back, and that is logged."""

@@ -26,7 +26,7 @@ from leadline.model.blocks import Block
 
 _log = logging.getLogger("leadline.journal")
 _RETRY_S = 0.5
-_FRESH_BYTES = 32 * 2**20
+_FRESH_BYTES = 16 * 2**20
 _SAY_EVERY_S = 30.0
 
 _SCHEMA = """

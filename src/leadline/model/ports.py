@@ -53,8 +53,8 @@ class Part(Protocol):
 class Bodies(Protocol):
     """Requests that lie on disk anyway, and need not be held in memory too."""
 
-    def holds(self, sequence: int, size: int) -> bool:
-        """Whether the request at a journal position, of so many bytes, can be read again."""
+    def size(self, sequence: int) -> int | None:
+        """Bytes that would be read of the request at a journal position; None where it cannot be read again."""
 
     def read(self, sequence: int) -> bytes | None:
         """The request at a journal position; None where it cannot be had, which has been said then."""

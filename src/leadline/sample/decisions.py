@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,11 @@ class DecisionBatch:
         """The arguments that `TraceBuffer.decide` and `remember` share: positional, and by name."""
         arrays = (self.trace_ids, self.keep, self.threshold, self.weight, self.keep.astype(np.uint8), self.policy)
         return arrays, {"samplings": SAMPLINGS, "policies": self.policies, "plan_revision": self.plan_revision}
+
+    def part(self, start: int, stop: int) -> DecisionBatch:
+        """Those of the traces from `start` to before `stop`."""
+        names = ("trace_ids", "keep", "threshold", "weight", "policy")
+        return replace(self, **{name: getattr(self, name)[start:stop] for name in names})
 
     def to_bytes(self) -> bytes:
         head = json.dumps({"policies": self.policies, "revision": self.plan_revision, "plan": self.plan}).encode()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from leadline._kernel import PREDICTION_COLUMNS, SPAN_COLUMNS, SpanBatch, TraceBuffer
+from leadline._kernel import PREDICTION_COLUMNS, SPAN_COLUMNS, SpanBatch, Taken, TraceBuffer
 from leadline.model.blocks import Block
 from leadline.model.ports import Bodies
 from leadline.model.requests import Cut, Request
@@ -21,9 +22,11 @@ from leadline.settings import SampleConfig
 Quantiles = Callable[[Sequence[float]], list[tuple[str, str, str, float, Any]]]
 """Quantiles of duration_ms by (model, version, role) over what has been measured lately, with the weight behind them."""
 
-_BATCH = 50_000
-_BATCH_SPANS = 500_000
-"""Traces and spans decided at once: a block must stay below the million rows that ClickHouse writes as one part."""
+_BATCH = 12_500
+_BATCH_SPANS = 125_000
+"""Traces and spans decided at once: few enough to be held in memory, and below the million rows that ClickHouse writes as one part."""
+_BODIES_BYTES = 32 * 2**20
+"""Bytes of requests that are read back at once."""
 _MIN_WEIGHT = 100.0
 """Observations below which a quantile of durations is not used: the 0.99 quantile of fewer is their maximum."""
 _SERVICES = 1_000
@@ -75,7 +78,7 @@ class Sampler:
 
     def add(self, request: Request) -> None:
         if isinstance(request.decoded, SpanBatch):
-            elsewhere = self.bodies is not None and self.bodies.holds(request.sequence, request.decoded.size)
+            elsewhere = self.bodies is not None and self.bodies.size(request.sequence) == request.decoded.size
             self._buffer.add(request.decoded, request.sequence, hold=not elsewhere)
 
     def cut(self, cut: Cut) -> list[Block]:
@@ -115,35 +118,37 @@ class Sampler:
 
     def take(self, decisions: DecisionBatch, segment: int) -> tuple[list[Block], dict[tuple[str, str], int]]:
         self._planner.resume(decisions.plan_revision)
-        arrays, words = decisions.for_buffer()
-        bodies = self._bodies_for(decisions)
-        taken = self._buffer.decide(*arrays, **words, collector=self._collector, segment=segment, bodies=bodies, otlp=self._export)
+        taken = list(self._carried_out(decisions, segment))
         for index, n in enumerate(np.bincount(decisions.policy[decisions.keep], minlength=len(decisions.policies))):
             name = decisions.policies[index]
             self.kept_by_policy[name] = self.kept_by_policy.get(name, 0) + int(n)
-        self.rescued += taken.spans_rescued
+        self.rescued += sum(part.spans_rescued for part in taken)
         token = f"{self._collector}/{segment}"
-        predictions = taken.predictions
+        spans_kept = sum(part.spans_kept for part in taken)
+        predictions = Counter[str]()
+        for part in taken:
+            predictions.update(part.predictions)
+        messages = [message for part in taken for message in part.otlp]
         blocks = [
             Block(
                 "otel_traces",
                 _SPANS,
                 "RowBinary",
-                taken.span_rows,
+                b"".join(part.span_rows for part in taken),
                 f"{token}/otel_traces/0",
-                taken.spans_kept,
-                {("traces", ""): taken.spans_kept},
+                spans_kept,
+                {("traces", ""): spans_kept},
             ),
             Block(
                 "predictions",
                 _PREDICTIONS,
                 "RowBinary",
-                taken.prediction_rows,
+                b"".join(part.prediction_rows for part in taken),
                 f"{token}/predictions/0",
                 sum(predictions.values()),
                 {("predictions", model): n for model, n in predictions.items()},
             ),
-            *(Block("(otlp)", (), "otlp", message, f"{token}/otlp/{n}", 1) for n, message in enumerate(taken.otlp)),
+            *(Block("(otlp)", (), "otlp", message, f"{token}/otlp/{n}", 1) for n, message in enumerate(messages)),
         ]
         if decisions.plan:
             plan = json.loads(decisions.plan)
@@ -151,13 +156,21 @@ class Sampler:
             blocks.append(
                 Block("sampling_plans", tuple(row), "JSONEachRow", (json.dumps(row) + "\n").encode(), f"{token}/sampling_plans/0", 1)
             )
-        return blocks, {("traces", ""): taken.spans_dropped}
+        return blocks, {("traces", ""): sum(part.spans_dropped for part in taken)}
 
-    def _bodies_for(self, decisions: DecisionBatch) -> dict[int, bytes]:
-        """The requests that hold what is kept, read back; what cannot be is left out, and counted as missing."""
+    def _carried_out(self, decisions: DecisionBatch, segment: int) -> Iterator[Taken]:
+        """What the decisions give out; in parts, where the requests to be read back are many."""
         sources = self._buffer.sources(decisions.trace_ids, decisions.keep)
+        sizes = [self.bodies.size(sequence) or 0 for sequence in sources if self.bodies is not None]
+        if sum(sizes) > _BODIES_BYTES and len(decisions) > 1:
+            half = len(decisions) // 2
+            yield from self._carried_out(decisions.part(0, half), segment)
+            yield from self._carried_out(decisions.part(half, len(decisions)), segment)
+            return
         read = {sequence: self.bodies.read(sequence) for sequence in sources if self.bodies is not None}
-        return {sequence: body for sequence, body in read.items() if body is not None}
+        bodies = {sequence: body for sequence, body in read.items() if body is not None}  # spans of the others are counted as missing
+        arrays, words = decisions.for_buffer()
+        yield self._buffer.decide(*arrays, **words, collector=self._collector, segment=segment, bodies=bodies, otlp=self._export)
 
     def remember(self, decisions: DecisionBatch) -> None:
         self._planner.resume(decisions.plan_revision)

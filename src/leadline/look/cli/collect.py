@@ -55,9 +55,9 @@ async def collect(settings: Settings, stop: asyncio.Event) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Lets the allocator (glibc's) keep what is freed, up to 64 MiB, for the next request: giving pages back and getting them again was
+    """Lets the allocator (glibc's) keep what is freed, up to 16 MiB a thread, for the next request: giving pages back and getting them again was
     a tenth of the time in the system (ADR 0008)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
-        mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
+        mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 16 * 2**20)
