@@ -10,7 +10,7 @@ import pytest
 
 from leadline.flow import Collector
 from leadline.look.console.app import PAGES, console
-from leadline.look.console.metrics import METRICS
+from leadline.look.console.metrics import METRICS, _number
 from leadline.settings import Settings
 
 
@@ -48,6 +48,13 @@ async def test_not_ready_is_503_with_a_reason(client: httpx.AsyncClient) -> None
     reply = await client.get("/readyz")
     assert reply.status_code == 503
     assert "replayed" in reply.text
+
+
+def test_counters_keep_every_digit() -> None:
+    """What Prometheus adds up must be what was counted."""
+    assert [_number(value) for value in (0, 123_456_789_012, 2.0**53, 0.1, 1e-7, 3.25e9)] == [
+        "0", "123456789012", "9007199254740992", "0.1", "1e-07", "3250000000",
+    ]  # fmt: skip
 
 
 async def test_every_metric_is_declared_and_said(client: httpx.AsyncClient) -> None:

@@ -29,7 +29,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "leadline_store_failures_total": ("counter", "Sends that failed and were tried again"),
     "leadline_buffer_spans": ("gauge", "Spans of undecided traces"),
     "leadline_buffer_traces": ("gauge", "Undecided traces"),
-    "leadline_buffer_bytes": ("gauge", "Bytes of undecided traces"),
+    "leadline_buffer_bytes": ("gauge", "Memory of undecided traces; their spans lie in the journal"),
     "leadline_traces_kept_total": ("counter", "Kept traces by the policy that raised them"),
     "leadline_spans_rescued_total": ("counter", "Late errors of dropped traces, kept to look at, weight 0"),
     "leadline_plan_revision": ("gauge", "Sampling plan in force"),
@@ -48,11 +48,17 @@ async def exposition(collector: Collector) -> str:
     buffer = await asyncio.to_thread(collector.sampler.buffer_status)  # waits for the buffer, which may be at a large request
     for name, labels, value in [*await _accounting(collector), *_parts(collector, buffer)]:
         shown = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-        samples[name].append(f"{name}{{{shown}}} {value:g}" if shown else f"{name} {value:g}")
+        samples[name].append(f"{name}{{{shown}}} {_number(value)}" if shown else f"{name} {_number(value)}")
     lines = []
     for name, (kind, text) in METRICS.items():
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *samples[name]]
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    """Every digit of it: a counter of which the last are missing does not add up."""
+    value = float(value)
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
 async def _accounting(collector: Collector) -> list[Sample]:
