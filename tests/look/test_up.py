@@ -86,4 +86,4 @@ async def test_a_taken_port_is_said_with_what_to_do(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1
         assert f"console.http: cannot listen on 127.0.0.1:{machine.ports['console']}" in done.stderr
-        assert "--set console.http=HOST:PORT" in done.stderr
+        assert "or listen elsewhere: --set console.http=127.0.0.1:" in done.stderr

@@ -22,11 +22,11 @@ import grpc
 from google.rpc import code_pb2
 from grpc import aio
 
+from leadline.addresses import cannot_listen, listening_socket, split
 from leadline.errors import InvalidRequest, LeadlineError, Overloaded
 from leadline.model.ports import Intake
 from leadline.model.signals import Signal
 from leadline.receive import replies
-from leadline.receive.addresses import cannot_listen, listening_socket, split
 from leadline.receive.compression import Decompressor, sniffed_encoding
 from leadline.receive.limits import RETRY_AFTER_S, Budget, Lease
 from leadline.receive.outcomes import Outcome, Outcomes, Transport

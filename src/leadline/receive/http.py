@@ -30,11 +30,11 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from leadline.addresses import listening_socket
 from leadline.errors import LeadlineError, Overloaded, TooLarge
 from leadline.model.ports import Intake
 from leadline.model.signals import Receipt, Signal
 from leadline.receive import otlp_json, replies
-from leadline.receive.addresses import listening_socket
 from leadline.receive.compression import ENCODINGS, Decompressor
 from leadline.receive.limits import RETRY_AFTER_S, Budget, Lease
 from leadline.receive.outcomes import Outcome, Outcomes, Transport

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from leadline import __version__
-from leadline.errors import ConfigError
+from leadline.addresses import listening_socket, split
 from leadline.flow import Collector
 from leadline.look.console.metrics import exposition
 
@@ -77,13 +77,13 @@ class HttpServer:
     """Uvicorn without its own signal handling, for an application that shares the loop with others."""
 
     def __init__(self, app: Starlette, address: str, setting: str) -> None:
-        host, _, port = address.rpartition(":")
+        host, port = split(address)
         self._address, self._setting = address, setting
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                host=host.strip("[]"),
-                port=int(port),
+                host=host,
+                port=port,
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
@@ -93,21 +93,7 @@ class HttpServer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        import socket
-
-        host, _, port = self._address.rpartition(":")
-        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host.strip("[]"), int(port)))
-        except OSError as error:
-            listener.close()
-            raise ConfigError(
-                [
-                    f"{self._setting}: cannot listen on {self._address} ({error.strerror}). Stop what listens there, or say --set {self._setting}=HOST:PORT."
-                ]
-            ) from error
+        listener = listening_socket(self._setting, self._address, backlog=128)
         self._task = asyncio.create_task(self._server._serve([listener]), name=f"serve {self._setting}")
 
     async def stop(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from leadline.errors import ConfigError
+from leadline.addresses import listening_socket, split
 from leadline.settings import Settings
 from leadline.store.engine.database import Database, writer_token
 from leadline.store.engine.front import BrokenOff, Front
@@ -47,22 +47,6 @@ class _Quiet(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], BrokenOff))
 
 
-def _listener(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    try:
-        info = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(*info[:3])  # with its protocol number, or asyncio leaves Nagle on: 40 ms an answer
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(info[4])
-        listener.listen(_MAX_CONNECTIONS)
-    except OSError as error:
-        message = f"engine.http: cannot listen on {address} ({error.strerror}). Stop what listens there, or set engine.http"
-        raise ConfigError([message]) from error
-    listener.setblocking(False)
-    return listener
-
-
 async def serve(settings: Settings, stop: asyncio.Event | None = None, ready: Callable[[], None] | None = None) -> None:
     """Runs the engine; then ends what is in flight within `settings.shutdown`, and closes the database.
 
@@ -79,7 +63,7 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None, ready: Ca
         If the directory is in use, the address is taken, or chdb is missing.
     """
     token = writer_token(settings.token_file)
-    listener = _listener(settings.engine.http)
+    listener = listening_socket("engine.http", settings.engine.http, backlog=_MAX_CONNECTIONS)
     database = Database(
         settings.engine_dir.absolute(),
         readers=settings.engine.readers,
@@ -89,7 +73,7 @@ async def serve(settings: Settings, stop: asyncio.Event | None = None, ready: Ca
     )
     try:
         await asyncio.to_thread(database.open)
-        host = settings.engine.http.rpartition(":")[0].strip("[]")
+        host = split(settings.engine.http)[0]
         front = Front(database, token, listen=host, allowed_hosts=settings.engine.allowed_hosts)
         config = uvicorn.Config(
             front,

@@ -1,4 +1,4 @@
-"""Where a receiver listens, and what is said where it cannot."""
+"""Where something listens, and what is said where it cannot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def listening_socket(setting: str, address: str, *, backlog: int) -> socket.sock
     sock = None
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        sock = socket.socket(family, kind, protocol)
+        sock = socket.socket(family, kind, protocol)  # with its protocol, or asyncio leaves Nagle on: 40 ms an answer
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(where)
         sock.listen(backlog)
