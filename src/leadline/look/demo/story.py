@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import httpx
 from rich.console import Console
 from rich.syntax import Syntax
-from rich.table import Table
+from rich.table import Column, Table
 
 from leadline.errors import LeadlineError
 from leadline.look.demo import questions
@@ -92,7 +92,7 @@ class Story:
         self, start: Start, baseline: Baseline, data: Path, options: list[str] | None = None, console: Console | None = None
     ) -> None:
         self._start, self._baseline, self._data, self._options = start, baseline, data, list(options or [])
-        self._console = console or Console()
+        self._console = console or Console(width=None if sys.stdout.isatty() else 120)
         self._began = time.monotonic()
         self._ends = self._began + LENGTH_S
         self._inbox = Inbox(list)
@@ -277,7 +277,7 @@ class Story:
         )
 
     def _accounting_table(self, outcome: Outcome) -> None:
-        table = Table("signal", title="Where every item went", title_justify="left", padding=(0, 0))
+        table = Table(Column("signal", min_width=11), title="Where every item went", title_justify="left", padding=(0, 0))
         for term in (*TERMS, "lost"):
             table.add_column(term.replace("_", " "), justify="right")
         for signal, terms in outcome.accounting["signals"].items():
@@ -306,7 +306,7 @@ class Story:
         self._console.print(Syntax(sql, "sql", background_color="default").highlight(sql), soft_wrap=True, end="")
         table = Table()
         for column in answer.columns:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", no_wrap=column.endswith("_id"))  # ids are copied
         for row in answer.rows:
             table.add_row(*("" if value is None else str(value) for value in row))
         self._console.print(table)
