@@ -391,17 +391,24 @@ def test_bytes_that_are_not_held_take_no_room_and_may_be_missing() -> None:
     assert (buffer.late, buffer.sources(*decisions({})[:2])) == (1, [7])
 
 
-def test_a_burst_leaves_no_memory_behind() -> None:
-    """Once everything is decided the records of a large burst are given back, and the buffer goes on."""
-    buffer = TraceBuffer(0, remember_dropped=0)
+@pytest.mark.parametrize("hold", [True, False])
+def test_a_burst_leaves_no_memory_behind(hold: bool) -> None:
+    """Once everything is decided the records of a large burst are given back, and the buffer goes on; wherever the bytes were."""
+    buffer = TraceBuffer(0, remember_kept=0, remember_dropped=0)
     for start in (0, 100_000):
+        bodies = {}
         for first in range(start, start + 70_000, 1000):
-            buffer.add(batch([span(number) for number in range(first, first + 1000)], T0), 1)
+            bodies[first] = request([span(number) for number in range(first, first + 1000)]).SerializeToString()
+            buffer.add(decode_traces(bodies[first], DIALECT, T0), first, hold=hold)
         ids = buffer.due(T0, 100_000)["trace_id"]
         zeros = np.zeros(len(ids), dtype=np.uint8)
-        columns = (ids, zeros != 0, zeros.astype(np.uint64), zeros + 1.0, zeros, zeros)
-        taken = buffer.decide(*columns, samplings=SAMPLINGS, policies=["p"], plan_revision=1, collector="c", segment=1)
-        assert (taken.spans_dropped, buffer.spans, buffer.traces, buffer.bytes) == (70_000, 0, 0, 0)
+        keep = np.arange(len(ids)) % 7 == 0
+        assert buffer.sources(ids, keep) == ([] if hold else list(bodies))
+        columns = (ids, keep, zeros.astype(np.uint64), zeros + 1.0, zeros, zeros)
+        words: dict[str, Any] = {"samplings": SAMPLINGS, "policies": ["p"], "plan_revision": 1, "collector": "c", "segment": 1}
+        taken = buffer.decide(*columns, **words, bodies={} if hold else bodies)
+        assert (taken.spans_kept, taken.spans_dropped, taken.spans_missing) == (10_000, 60_000, 0)
+        assert (buffer.spans, buffer.traces, buffer.bytes) == (0, 0, 0)
 
 
 def test_arguments_are_checked() -> None:

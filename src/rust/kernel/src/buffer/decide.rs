@@ -196,7 +196,8 @@ impl TraceBuffer {
         }
         let taken = writer.finish(self);
         for slot in lent {
-            if let Some(pinned) = &mut self.pins[slot as usize] {
+            // the slot may be empty by now, or gone: an empty buffer gives its memory back
+            if let Some(Some(pinned)) = self.pins.get_mut(slot as usize) {
                 pinned.body = None;
             }
         }
