@@ -141,7 +141,9 @@ def main() -> None:
     options = parser.parse_args()
     end_with_parent()
     leadline.setup(options.otlp, service="clinic")  # line 1
-    uvicorn.run(create_app(train(load())), host="127.0.0.1", port=options.port, log_level="warning")
+    app = create_app(train(load()))
+    # Longer than clients keep an idle connection (httpx: 5 s, as long as uvicorn's own): else both may close it as a request sets out.
+    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning", timeout_keep_alive=60)
 
 
 if __name__ == "__main__":

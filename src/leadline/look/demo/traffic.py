@@ -62,7 +62,7 @@ class Traffic:
     def __post_init__(self) -> None:
         self._dice = random.Random(self.seed)
         self._stop = asyncio.Event()
-        self._client = httpx.AsyncClient(base_url=self.url, timeout=10.0, limits=httpx.Limits(max_connections=MAX_AT_ONCE))
+        self._client = httpx.AsyncClient(base_url=self.url, timeout=30.0, limits=httpx.Limits(max_connections=MAX_AT_ONCE))
 
     async def run(self) -> None:
         """Sends until `stop`; then waits for what is on its way."""
