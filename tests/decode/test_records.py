@@ -177,6 +177,24 @@ def test_what_is_cut_short_is_refused(decode: Any) -> None:
             decode(body[:end], NOW)
 
 
+@pytest.mark.parametrize(
+    ("decode", "messages"),
+    [
+        (decode_logs, b"\x0a\x12\x12"),
+        (decode_logs, b"\x0a\x12\x12\x2a"),
+        (decode_metrics, b"\x0a\x12\x12\x2a"),
+        (decode_logs, b"\x0a\x0a"),
+    ],
+)
+def test_a_fault_is_said_with_its_place_in_the_request(decode: Any, messages: bytes) -> None:
+    """However deep it lies."""
+    body = b"\x08\xff"  # a number that does not end, where a record, a body, a gauge or a resource has none
+    for tag in reversed(messages):
+        body = bytes([tag, len(body)]) + body
+    with pytest.raises(InvalidRequest, match=f"at byte {len(body) - 1}: expected a whole varint"):
+        decode(body, NOW)
+
+
 def test_values_nest_to_a_bound() -> None:
     def field(tag: int, content: bytes) -> bytes:
         return bytes([tag, 0x80 | len(content) & 0x7F, len(content) >> 7]) + content

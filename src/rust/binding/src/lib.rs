@@ -6,7 +6,6 @@ mod buffer;
 mod bytes;
 mod decode;
 mod records;
-mod short;
 mod sketches;
 
 #[pymodule]

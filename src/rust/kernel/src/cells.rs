@@ -80,13 +80,12 @@ impl<const COLUMNS: usize> Nested<COLUMNS> {
 }
 
 pub fn each_field<'a>(
-    message: &'a [u8],
+    mut message: Reader<'a>,
     mut take: impl FnMut(u32, &mut Reader<'a>) -> Result<()>,
 ) -> Result<()> {
-    let mut reader = Reader::new(message);
-    while reader.more() {
-        let field = reader.tag()?;
-        take(field, &mut reader)?;
+    while message.more() {
+        let field = message.tag()?;
+        take(field, &mut message)?;
     }
     Ok(())
 }

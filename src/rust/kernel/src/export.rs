@@ -181,7 +181,7 @@ impl Exporter {
     /// Appends `ResourceAttributes` of an encoded `Resource`.
     pub fn put_resource(&mut self, out: &mut Vec<u8>, resource: &[u8]) {
         self.inner.clear();
-        let _ = each_field(resource, |field, reader| {
+        let _ = each_field(Reader::new(resource), |field, reader| {
             if field == tag(1, LENGTH) {
                 self.inner.add(reader.message()?, u32::MAX).map(drop)
             } else {
@@ -194,7 +194,7 @@ impl Exporter {
     /// Appends `ScopeName` and `ScopeVersion` of an encoded `InstrumentationScope`.
     pub fn put_scope(&mut self, out: &mut Vec<u8>, scope: &[u8]) {
         let (mut name, mut version) = (&[][..], &[][..]);
-        let _ = each_field(scope, |field, reader| {
+        let _ = each_field(Reader::new(scope), |field, reader| {
             match field {
                 0x0a => name = reader.bytes()?,
                 0x12 => version = reader.bytes()?,
@@ -207,7 +207,7 @@ impl Exporter {
     }
 
     fn walk<'a>(&mut self, span: &'a [u8], fields: &mut Fields<'a>) -> Result<()> {
-        each_field(span, |field, reader| {
+        each_field(Reader::new(span), |field, reader| {
             match field {
                 0x12 => fields.span_id = reader.bytes()?,
                 0x1a => fields.state = reader.bytes()?,
@@ -219,7 +219,7 @@ impl Exporter {
                 0x4a => drop(self.attributes.add(reader.message()?, u32::MAX)?),
                 0x5a => self.event(reader.message()?)?,
                 0x6a => self.link(reader.message()?)?,
-                0x7a => each_field(reader.bytes()?, |field, reader| {
+                0x7a => each_field(reader.message()?, |field, reader| {
                     match field {
                         0x12 => fields.message = reader.bytes()?,
                         0x18 => fields.status = reader.varint()?,
@@ -236,7 +236,7 @@ impl Exporter {
     fn event(&mut self, event: Reader<'_>) -> Result<()> {
         let (mut time_ns, mut name) = (0, &[][..]);
         self.inner.clear();
-        let read = each_field(event.rest(), |field, reader| {
+        let read = each_field(event, |field, reader| {
             match field {
                 0x09 => time_ns = reader.fixed64()?,
                 0x12 => name = reader.bytes()?,
@@ -256,7 +256,7 @@ impl Exporter {
     fn link(&mut self, link: Reader<'_>) -> Result<()> {
         let (mut trace_id, mut span_id, mut state) = (&[][..], &[][..], &[][..]);
         self.inner.clear();
-        let read = each_field(link.rest(), |field, reader| {
+        let read = each_field(link, |field, reader| {
             match field {
                 0x0a => trace_id = reader.bytes()?,
                 0x12 => span_id = reader.bytes()?,

@@ -100,7 +100,12 @@ impl TraceBuffer {
 
     /// The journal positions of requests that these decisions, and the late spans so far, need and that are not held; ascending.
     pub fn sources(&self, ids: &[TraceId], keep: &[bool]) -> Vec<u64> {
-        let mut slots = BTreeSet::new();
+        let mut elsewhere = BTreeSet::new();
+        let mut note = |pinned: &Pinned| {
+            if pinned.body.is_none() {
+                elsewhere.insert(pinned.sequence);
+            }
+        };
         let kept = ids.iter().zip(keep).filter(|(_, keep)| **keep);
         let kept: Vec<TraceId> = kept.map(|(id, _)| *id).collect();
         for place in self.find_all(&kept) {
@@ -109,20 +114,16 @@ impl TraceBuffer {
             };
             let mut link = self.traces[trace as usize].head;
             while link != NOWHERE {
-                slots.insert(link.slot);
-                link = self.pin(link).spans[link.at as usize].next;
+                let pinned = self.pin(link);
+                note(pinned);
+                link = pinned.spans[link.at as usize].next;
             }
         }
-        let late = self.late.iter();
-        slots.extend(
-            late.filter(|late| late.decision.keep || late.error)
-                .map(|late| late.link.slot),
-        );
-        let pinned = slots.into_iter().map(|slot| self.pin(Link { slot, at: 0 }));
-        let elsewhere: BTreeSet<u64> = pinned
-            .filter(|pinned| pinned.body.is_none())
-            .map(|pinned| pinned.sequence)
-            .collect();
+        for late in &self.late {
+            if late.decision.keep || late.error {
+                note(self.pin(late.link));
+            }
+        }
         elsewhere.into_iter().collect()
     }
 

@@ -268,40 +268,18 @@ pub fn put_double(out: &mut Vec<u8>, number: f64) {
         // from 1e-5 to 1e16 both write alike, but for a whole number
         return out.extend_from_slice(text.strip_suffix(".0").unwrap_or(text).as_bytes());
     };
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    // the value is 0.DIGITS x 10^point
-    let digits = [whole, fraction].concat();
-    let leading = digits.len() - digits.trim_start_matches('0').len();
-    let point = exponent.parse::<i32>().unwrap_or(0) + whole.len() as i32 - leading as i32;
-    let digits = digits.trim_matches('0').as_bytes();
-    let zeros = |out: &mut Vec<u8>, count: i32| out.extend((0..count).map(|_| b'0'));
-    let size = digits.len() as i32;
-    match point {
-        _ if size == 0 => out.push(b'0'),
-        // 1e-6 to 1e21
-        -5..=0 => {
-            out.extend_from_slice(b"0.");
-            zeros(out, -point);
-            out.extend_from_slice(digits);
+    let digits = mantissa.bytes().filter(|&byte| byte != b'.');
+    match exponent.parse::<i32>() {
+        Ok(-6) => {
+            out.extend_from_slice(b"0.00000");
+            out.extend(digits);
         }
-        1..=21 if point >= size => {
-            out.extend_from_slice(digits);
-            zeros(out, point - size);
+        Ok(exponent @ 16..21) => {
+            let end = out.len() + exponent as usize + 1;
+            out.extend(digits);
+            out.resize(end, b'0');
         }
-        1..=21 => {
-            out.extend_from_slice(&digits[..point as usize]);
-            out.push(b'.');
-            out.extend_from_slice(&digits[point as usize..]);
-        }
-        _ => {
-            out.push(digits[0]);
-            if size > 1 {
-                out.push(b'.');
-                out.extend_from_slice(&digits[1..]);
-            }
-            out.push(b'e');
-            put_int(out, i64::from(point) - 1);
-        }
+        _ => out.extend_from_slice(text.as_bytes()),
     }
 }
 

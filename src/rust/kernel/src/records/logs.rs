@@ -77,8 +77,7 @@ fn put_record(
     let mut fields = Fields::default();
     let depth = walk.limits.max_depth;
     walk.attributes.clear();
-    let encoded = record.rest();
-    each_field(encoded, |field, reader| {
+    each_field(record, |field, reader| {
         match field {
             0x09 => fields.time_ns = reader.fixed64()?,
             0x10 => fields.severity = reader.varint()?,
@@ -105,7 +104,7 @@ fn put_record(
         fields.event_name
     };
     if events.iter().any(|name| name.as_bytes() == event) {
-        walk.records.events.push(encoded.to_vec());
+        walk.records.events.push(record.rest().to_vec());
     }
     let time_ns = if fields.time_ns == 0 {
         fields.observed_ns

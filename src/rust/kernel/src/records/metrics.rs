@@ -1,8 +1,8 @@
 //! Data points of the five kinds of metrics. A sum, minimum or maximum that was not sent is 0, as the exporter writes it.
 
-use super::{About, Limits, Records, Result, Walk, each_group, put_texts, put_u32};
+use super::{About, Limits, Records, Result, Walk, each_group, each_message, put_texts};
 use crate::cells::{Map, Nested, each_field, put_hex};
-use crate::rowbinary::{put_u64, put_varint};
+use crate::rowbinary::{self, put_u32, put_u64, put_varint};
 use crate::wire::{self, Reader};
 
 type Columns = &'static [(&'static str, &'static str)];
@@ -187,7 +187,7 @@ fn put_metric(
         return Ok(());
     };
     for part in &parts {
-        each_field(part.rest(), |field, reader| {
+        each_field(*part, |field, reader| {
             match field {
                 0x10 if kind != Kind::Gauge => metric.temporality = reader.varint()? as i32,
                 0x18 if kind == Kind::Sum => metric.monotonic = reader.varint()? != 0,
@@ -219,14 +219,7 @@ fn put_metric(
         ],
     );
     for part in parts {
-        let mut points = part;
-        while points.more() {
-            let field = points.tag()?;
-            if field != 0x0a {
-                points.skip(field)?;
-                continue;
-            }
-            let encoded = points.message()?;
+        each_message(part, 0x0a, |encoded| {
             if metric.name.is_empty() {
                 walk.reject("no_name");
             } else if walk.takes(begin.len())? {
@@ -237,7 +230,8 @@ fn put_metric(
                     point.put(out, kind, time_s, &metric);
                 });
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }
@@ -297,7 +291,7 @@ impl Buckets {
     }
 
     fn read(&mut self, message: Reader<'_>) -> wire::Result<()> {
-        each_field(message.rest(), |field, reader| {
+        each_field(message, |field, reader| {
             match field {
                 0x08 => self.offset = zigzag(reader.varint()?),
                 0x10 => self.counts.push(reader.varint()?),
@@ -358,7 +352,7 @@ impl Point {
     }
 
     fn read_number(&mut self, message: Reader<'_>, depth: u32) -> wire::Result<()> {
-        each_field(message.rest(), |field, reader| {
+        each_field(message, |field, reader| {
             match field {
                 0x11 => self.start_ns = reader.fixed64()?,
                 0x19 => self.time_ns = reader.fixed64()?,
@@ -376,7 +370,7 @@ impl Point {
     fn read_histogram(&mut self, message: Reader<'_>, depth: u32) -> wire::Result<()> {
         self.buckets.clear();
         self.bounds.clear();
-        each_field(message.rest(), |field, reader| {
+        each_field(message, |field, reader| {
             match field {
                 0x11 => self.start_ns = reader.fixed64()?,
                 0x19 => self.time_ns = reader.fixed64()?,
@@ -401,7 +395,7 @@ impl Point {
         (self.scale, self.zero_count, self.zero_threshold) = (0, 0, 0.0);
         self.positive.clear();
         self.negative.clear();
-        each_field(message.rest(), |field, reader| {
+        each_field(message, |field, reader| {
             match field {
                 0x0a => drop(self.attributes.add(reader.message()?, depth)?),
                 0x11 => self.start_ns = reader.fixed64()?,
@@ -425,7 +419,7 @@ impl Point {
 
     fn read_summary(&mut self, message: Reader<'_>, depth: u32) -> wire::Result<()> {
         self.quantiles.clear();
-        each_field(message.rest(), |field, reader| {
+        each_field(message, |field, reader| {
             match field {
                 0x11 => self.start_ns = reader.fixed64()?,
                 0x19 => self.time_ns = reader.fixed64()?,
@@ -433,7 +427,7 @@ impl Point {
                 0x29 => self.sum = f64::from_bits(reader.fixed64()?),
                 0x32 => {
                     let mut found = [0.0; 2];
-                    each_field(reader.bytes()?, |field, reader| {
+                    each_field(reader.message()?, |field, reader| {
                         match field {
                             0x09 => found[0] = f64::from_bits(reader.fixed64()?),
                             0x11 => found[1] = f64::from_bits(reader.fixed64()?),
@@ -457,7 +451,7 @@ impl Point {
     fn exemplar(&mut self, message: Reader<'_>, depth: u32) -> wire::Result<()> {
         let (mut time_ns, mut value, mut span_id, mut trace_id) = (0, 0.0, &[][..], &[][..]);
         self.inner.clear();
-        each_field(message.rest(), |field, reader| {
+        each_field(message, |field, reader| {
             match field {
                 0x11 => time_ns = reader.fixed64()?,
                 0x19 => value = f64::from_bits(reader.fixed64()?),
@@ -527,6 +521,5 @@ impl Point {
 
 /// Of the many NaNs there is one in the tables.
 fn put_f64(out: &mut Vec<u8>, value: f64) {
-    let value = if value.is_nan() { f64::NAN } else { value };
-    put_u64(out, value.to_bits());
+    rowbinary::put_f64(out, if value.is_nan() { f64::NAN } else { value });
 }

@@ -157,7 +157,7 @@ impl<'l> Walk<'l> {
     }
 
     /// Reads a resource (attributes in field 1) or scope (in field 3) message.
-    fn about<'a>(&mut self, message: &'a [u8], attributes: u32) -> wire::Result<About<'a>> {
+    fn about<'a>(&mut self, message: Reader<'a>, attributes: u32) -> wire::Result<About<'a>> {
         let mut about = About::default();
         self.attributes.clear();
         let depth = self.limits.max_depth;
@@ -204,33 +204,27 @@ fn each_group<'a>(
     walk: &mut Walk<'_>,
     mut take: impl FnMut(&mut Walk<'_>, &About<'a>, &About<'a>, Reader<'a>) -> Result<()>,
 ) -> Result<()> {
-    let mut request = Reader::new(data);
-    while request.more() {
-        let field = request.tag()?;
-        if field != 0x0a {
-            request.skip(field)?;
-            continue;
-        }
-        let message = request.message()?;
+    each_message(Reader::new(data), 0x0a, |message| {
         let resource = described(message, walk, RESOURCE_ATTRIBUTES)?;
-        let mut groups = message;
-        while groups.more() {
-            let field = groups.tag()?;
-            if field != 0x12 {
-                groups.skip(field)?;
-                continue;
-            }
-            let group = groups.message()?;
+        each_message(message, 0x12, |group| {
             let scope = described(group, walk, SCOPE_ATTRIBUTES)?;
-            let mut items = group;
-            while items.more() {
-                let field = items.tag()?;
-                if field == 0x12 {
-                    take(walk, &resource, &scope, items.message()?)?;
-                } else {
-                    items.skip(field)?;
-                }
-            }
+            each_message(group, 0x12, |item| take(walk, &resource, &scope, item))
+        })
+    })
+}
+
+/// Gives `take` every message of a field, in order.
+fn each_message<'a>(
+    mut message: Reader<'a>,
+    wanted: u32,
+    mut take: impl FnMut(Reader<'a>) -> Result<()>,
+) -> Result<()> {
+    while message.more() {
+        let field = message.tag()?;
+        if field == wanted {
+            take(message.message()?)?;
+        } else {
+            message.skip(field)?;
         }
     }
     Ok(())
@@ -246,21 +240,17 @@ fn described<'a>(
     let mut schema_url = &[][..];
     while message.more() {
         match message.tag()? {
-            0x0a => about = Some(walk.about(message.bytes()?, attributes)?),
+            0x0a => about = Some(walk.about(message.message()?, attributes)?),
             0x1a => schema_url = message.bytes()?,
             field => message.skip(field)?,
         }
     }
     let mut about = match about {
         Some(about) => about,
-        None => walk.about(&[], attributes)?,
+        None => walk.about(Reader::new(&[]), attributes)?,
     };
     about.schema_url = schema_url;
     Ok(about)
-}
-
-fn put_u32(out: &mut Vec<u8>, value: u32) {
-    out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// `ServiceName` and the like, of which a row repeats many.
