@@ -96,7 +96,7 @@ class JournalConfig(Config):
     enabled: bool = Field(True, description="off: acknowledged means in memory (benchmarks, tests)")
     dir: Path | None = Field(None, description="where segments lie; <data>/journal if not said")
     max_bytes: Size = Field(10 * 2**30, description="past this, clients are told to slow down")
-    sync: bool = Field(True, description="fdatasync before acknowledging")
+    sync: bool = Field(True, description="acknowledge what is on the disk, not in the page cache")
     segment: Seconds = Field(10.0, gt=0, description="a journal segment is cut this often; SLI counters go out with it")
     retry_horizon: Seconds = Field(900.0, description="how long a request is remembered, to know a client's retry")
     retry_entries: int = Field(1_000_000, ge=1, description="how many requests are remembered at most")

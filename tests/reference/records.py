@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import math
 from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal
-from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, Metric, NumberDataPoint
+
+from leadline.decode.attributes import nanoseconds_json, number_json, quoted
+from leadline.decode.records import event_name_of
+from reference.span_rows import text
 
 MAX_LATE_NS = 7 * 86_400_000_000_000
 MAX_EARLY_NS = 5_000_000_000
@@ -24,78 +24,17 @@ def clamped(time_ns: int, receive_ns: int) -> int:
 
 
 _LAST_SECOND = 2**32 - 1
-_LAST_NS = 2**63 - 1
-
-
-def number_text(number: float) -> str:
-    """The shortest text that reads back as the number, as ClickHouse's ``toString`` writes it and the kernel does."""
-    if math.isnan(number) or math.isinf(number):
-        return "nan" if math.isnan(number) else "inf" if number > 0 else "-inf"
-    text = repr(number)
-    if number == 0 or 1e-6 <= abs(number) < 1e21:
-        return (format(Decimal(text), "f") if "e" in text else text).removesuffix(".0")
-    mantissa, _, exponent = (text if "e" in text else f"{Decimal(text):e}").partition("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-
-
-def any_text(value: AnyValue) -> str:
-    """A value as text: scalars plainly, bytes in base64, arrays and maps as JSON, an empty value as ''."""
-    match value.WhichOneof("value"):
-        case "string_value":
-            return value.string_value
-        case "bool_value":
-            return "true" if value.bool_value else "false"
-        case "int_value":
-            return str(value.int_value)
-        case "double_value":
-            return number_text(value.double_value)
-        case "bytes_value":
-            return base64.b64encode(value.bytes_value).decode()
-        case None:
-            return ""
-        case _:
-            return _json(value)
-
-
-def _json(value: AnyValue) -> str:
-    match value.WhichOneof("value"):
-        case "array_value":
-            return "[" + ",".join(map(_json, value.array_value.values)) + "]"
-        case "kvlist_value":
-            return "{" + ",".join(f"{quoted(item.key)}:{_json(item.value)}" for item in value.kvlist_value.values) + "}"
-        case None:
-            return "null"
-        case "bool_value" | "int_value":
-            return any_text(value)
-        case "double_value" if math.isfinite(value.double_value):
-            return any_text(value)
-        case _:
-            return quoted(any_text(value))
 
 
 def attributes_json(attributes: Iterable[KeyValue]) -> str:
     """A JSON object of texts, for a ``Map(LowCardinality(String), String)``. Of a key that comes twice the last value counts."""
-    texts: dict[str, str] = {}
-    for item in attributes:
-        value = item.value
-        texts[item.key] = value.string_value if value.HasField("string_value") else any_text(value)
-    return "{" + ",".join([f"{quoted(key)}:{quoted(text)}" for key, text in texts.items()]) + "}"
-
-
-def number_json(number: float) -> str:
-    """A Float64 for JSONEachRow. ClickHouse reads NaN and the infinities in quotes, and no others."""
-    return repr(number) if math.isfinite(number) else f'"{number_text(number)}"'
+    texts = {item.key: text(item.value) for item in attributes}
+    return "{" + ",".join([f"{quoted(key)}:{quoted(value)}" for key, value in texts.items()]) + "}"
 
 
 def seconds_json(time_ns: int) -> str:
     """Unix seconds for a DateTime, which ends in 2106."""
     return str(min(time_ns // 1_000_000_000, _LAST_SECOND))
-
-
-def nanoseconds_json(time_ns: int) -> str:
-    """Unix seconds with nine decimals for a DateTime64(9), which ends in 2262."""
-    time_ns = min(time_ns, _LAST_NS)
-    return f"{time_ns // 1_000_000_000:010d}.{time_ns % 1_000_000_000:09d}"
 
 
 def strings_json(texts: Iterable[str]) -> str:
@@ -143,18 +82,13 @@ def point_lines(body: bytes, collector: str, segment: int, receive_ns: int) -> d
 _EXEMPLARS = ("Exemplars.FilteredAttributes", "Exemplars.TimeUnix", "Exemplars.Value", "Exemplars.SpanId", "Exemplars.TraceId")
 
 
-def event_name_of(record: LogRecord) -> str:
-    """The record's event name; SDKs before the field existed wrote the attribute ``event.name``."""
-    return record.event_name or next((item.value.string_value for item in record.attributes if item.key == "event.name"), "")
-
-
 def _line(record: LogRecord, receive_ns: int) -> str:
     time_ns = clamped(record.time_unix_nano or record.observed_time_unix_nano, receive_ns)
     severity = record.severity_number if 0 <= record.severity_number <= 24 else 0
     return (
         f'{{"Timestamp":{nanoseconds_json(time_ns)},"TraceId":"{record.trace_id.hex()}","SpanId":"{record.span_id.hex()}",'
         f'"TraceFlags":{record.flags & 0xFF},"SeverityText":{quoted(record.severity_text)},"SeverityNumber":{severity},'
-        f'"Body":{quoted(any_text(record.body))},"LogAttributes":{attributes_json(record.attributes)},"EventName":{quoted(event_name_of(record))},'
+        f'"Body":{quoted(text(record.body))},"LogAttributes":{attributes_json(record.attributes)},"EventName":{quoted(event_name_of(record))},'
     )
 
 

@@ -23,6 +23,7 @@ from leadline.model.accounting import Key, Ledger
 from leadline.model.blocks import Block
 from leadline.model.ports import Decoder
 from leadline.model.signals import Receipt, Signal
+from leadline.model.sizes import bound_for
 from leadline.model.times import unix_seconds
 from leadline.settings import Settings
 
@@ -32,7 +33,6 @@ _MARKED = ("sli_counts", "sketches")
 _INLINE = {Signal.TRACES: 256 * 1024, Signal.METRICS: 256 * 1024, Signal.LOGS: 32 * 1024}
 """Bytes up to which a request is decoded on the event loop: a fraction of a millisecond, and less work than handing it to a thread. Labels
 among logs are read in Python."""
-_SMALL = 2**20
 _RETRY_S = 0.5
 _ACCEPTED = Receipt()
 
@@ -174,9 +174,7 @@ class Journal:
 
     def _refuse_under_pressure(self, size: int) -> None:
         receive, journal, store = self._settings.receive, self._settings.journal, self._settings.store
-        in_hand = receive.max_in_flight
-        if size > _SMALL:  # however many large requests there are, ordinary ones find room
-            in_hand = int(in_hand * 0.75)
+        in_hand = bound_for(size, receive.max_in_flight)
         if self._backlog + size > in_hand and self._backlog:
             self._refuse("bytes in hand", self._backlog, in_hand, "receive.max_in_flight", 1.0)
         if self._disk_bytes + size > journal.max_bytes and self._disk_bytes:

@@ -59,7 +59,7 @@ class Log:
     handle : callable (Frame, note) -> None
         Told of each frame, in order, on the log's second thread; a frame is on disk when it is told.
     sync : bool
-        fdatasync before a frame counts as written.
+        Whether a frame counts as written only when it is on the disk (O_DSYNC), not in the page cache.
     part_bytes : int
         A request above this is written in parts of it.
     """
@@ -79,8 +79,8 @@ class Log:
         self._offset = 0
         self._room = 0
         """Up to where room is reserved in the file that is written."""
-        self._brief: dict[int, list[Frame | tuple[int, int, bytes]]] = {}
-        """By the first sequence in a segment: decisions, and (sequence, time, digest) of requests."""
+        self._brief: dict[int, list[Frame]] = {}
+        """By the first sequence in a segment: what is remembered once it is gone."""
         self._places: dict[int, array[int]] = {}
         """By the first sequence in a segment: where each of its frames begins, and where the last ends."""
         self._open: dict[int, int] = {}
@@ -369,7 +369,7 @@ class Log:
         for (first, path), (following, _) in pairwise(files):
             if following > sequence:
                 break
-            if brief := b"".join(_brief_of(item) for item in self._brief.pop(first, [])):
+            if brief := b"".join(head_of(frame) + frame.payload for frame in self._brief.pop(first, [])):
                 part = path.with_suffix(".part")
                 part.write_bytes(brief)
                 part.rename(path.with_suffix(".brief"))
@@ -389,7 +389,7 @@ class Log:
             places.append(start)
         places.append(end)
         if frame.kind in REQUESTS:
-            self._brief.setdefault(first, []).append((frame.sequence, frame.time_ns, frame.digest))
+            self._brief.setdefault(first, []).append(Frame(Kind.SEEN, 0, frame.sequence, frame.time_ns, frame.digest, b""))
         elif frame.kind is Kind.DECISIONS:
             self._brief.setdefault(first, []).append(frame)
 
@@ -452,13 +452,6 @@ def _joined(end: Frame, parts: list[bytes]) -> Frame:
     if len(parts) != n or digest_of(body) != digest:
         raise RuntimeError(f"journal: frame {end.sequence} ends a request of {n} parts, of which {len(parts)} are there")
     return Frame(Kind(end.flag), 0, end.sequence, end.time_ns, digest, body)
-
-
-def _brief_of(item: Frame | tuple[int, int, bytes]) -> bytes:
-    """What is remembered, as it is written."""
-    if isinstance(item, Frame):
-        return head_of(item) + item.payload
-    return head_of(Frame(Kind.SEEN, 0, *item, b""))
 
 
 def _fail(items: list[_Pending], error: Overloaded) -> None:

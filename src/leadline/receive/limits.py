@@ -9,13 +9,10 @@ from __future__ import annotations
 from types import TracebackType
 
 from leadline.errors import Overloaded
+from leadline.model.sizes import bound_for
 
 RETRY_AFTER_S = 1.0
 """What a client is told to wait when the bytes in hand are at their bound: most requests are through in well under it."""
-
-SMALL_BYTES = 2**20
-LARGE_SHARE = 0.75
-"""Of the bound, for requests above `SMALL_BYTES`: however many of those there are, ordinary ones find room."""
 
 
 class Budget:
@@ -56,7 +53,7 @@ class Lease:
         """
         budget = self._budget
         held = budget.held - self.held + size
-        limit = budget.limit if size <= SMALL_BYTES else int(budget.limit * LARGE_SHARE)
+        limit = bound_for(size, budget.limit)
         if held > limit and size > self.held and held > size:
             raise Overloaded(
                 f"{budget.held} bytes of requests are in hand and {size - self.held} more would pass "

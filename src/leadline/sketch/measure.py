@@ -69,7 +69,7 @@ class Measure:
     def add(self, request: Request) -> None:
         if not isinstance(request.decoded, SpanBatch):
             return
-        rows = sum(request.items.values()) - request.items.get(("traces", ""), 0)
+        rows = sum(request.items.values()) - request.items.get(("traces", ""), 0)  # all but the spans themselves
         if not rows:
             return
         if self._since is None:

@@ -18,7 +18,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "leadline_requests_refused_total": ("counter", "Requests told to come back later"),
     "leadline_requests_total": ("counter", "Requests by transport, signal and outcome"),
     "leadline_journal_bytes": ("gauge", "Bytes of journal on disk"),
-    "leadline_journal_syncs_total": ("counter", "fdatasync calls of the journal"),
+    "leadline_journal_syncs_total": ("counter", "Groups of frames that the journal has written and synced"),
     "leadline_journal_backlog_bytes": ("gauge", "Bytes written and not yet measured"),
     "leadline_requests_remembered": ("gauge", "Requests by which a retry is known"),
     "leadline_requests_forgotten_early_total": ("counter", "Requests forgotten before journal.retry_horizon, because there were too many"),
