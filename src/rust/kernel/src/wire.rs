@@ -33,6 +33,17 @@ pub const fn tag(field: u32, wire_type: u32) -> u32 {
     field << 3 | wire_type
 }
 
+/// `a == b`, in words of eight bytes. For the keys of attributes the C library's comparison takes several times as long on
+/// processors of 2025 (its masked vector loads): it was half of the time of decoding.
+#[inline]
+pub fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let (mut a_words, mut b_words) = (a.chunks_exact(8), b.chunks_exact(8));
+    a.len() == b.len()
+        && (a_words.by_ref().zip(b_words.by_ref()))
+            .all(|(a, b)| a.first_chunk::<8>() == b.first_chunk::<8>())
+        && (a_words.remainder().iter().zip(b_words.remainder())).all(|(a, b)| a == b)
+}
+
 /// A cursor over one message. Offsets are from the beginning of the body, whatever the nesting.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'a> {

@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use crate::wire::is_same;
+
 /// "The string before the first."
 pub const START: u32 = 0;
 
@@ -76,7 +78,7 @@ impl<'a> Interner<'a> {
     fn is(&self, number: u32, string: &[u8]) -> bool {
         self.entries
             .get(number as usize)
-            .is_some_and(|entry| *entry.string == *string)
+            .is_some_and(|entry| is_same(&entry.string, string))
     }
 
     fn find_slowly(&mut self, string: &[u8], own: impl FnOnce() -> Cow<'a, [u8]>) -> u32 {

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use crate::batch::{
     Body, Bytes32, Categorical, Group, Prediction, Rejected, Resource, Scope, Span, SpanBatch,
 };
-use crate::wire::{Error, Reader, Result};
+use crate::wire::{Error, Reader, Result, is_same};
 
 pub mod columns;
 pub mod dialect;
@@ -498,8 +498,9 @@ impl<'a> Decoder<'a> {
     fn same_but_for_its_number(&mut self, reader: &mut Reader<'a>, previous: u32) -> Option<u32> {
         let number = self.keys.likely(previous);
         let (form, series) = *self.forms.get(number as usize)?;
-        let value = reader.rest().strip_prefix(form)?.first_chunk::<8>()?;
-        if form.is_empty() {
+        let (head, rest) = reader.rest().split_at_checked(form.len())?;
+        let value = rest.first_chunk::<8>()?;
+        if form.is_empty() || !is_same(head, form) {
             return None;
         }
         reader.advance(form.len() + 8);
