@@ -172,6 +172,7 @@ impl TraceBuffer {
         let (mut spans, predictions, rows) = self.groups.records(batch);
         let (mut opened, mut rooted) = (Vec::new(), Vec::new());
         let mut last = NO_TRACE;
+        self.index.warm(batch.spans.iter().map(|span| &span.trace_id));
         for (at, span) in batch.spans.iter().enumerate() {
             let link = Link {
                 slot,
