@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError as ProtobufError
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
@@ -46,7 +46,7 @@ class Records:
     batch: kernel.RecordBatch
     receive_ns: int
     labels: tuple[labels.Label, ...] = ()
-    notes: dict[str, int] | None = None
+    notes: dict[str, int] = field(default_factory=dict)
 
     @property
     def items(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,6 +53,10 @@ class Machine:
         self._control: bytes | None = None
         self._totals = self._ledger.merged(state.kept_and_waiting())
         self.failed_to_decode = 0
+        self.rejected: Counter[tuple[str, str]] = Counter()
+        """(signal, reason) -> items refused one by one; like `doubtful`, since this process began."""
+        self.doubtful: Counter[tuple[str, str]] = Counter()
+        """(signal, note) -> times, values and events that were taken and are doubtful, or were left out."""
 
     # -- frames ----------------------------------------------------------------------------------------------------------
 
@@ -88,6 +92,9 @@ class Machine:
             self._ledger.add("received", request.items)
             if rejected := decoded.rejected:
                 self._ledger.add("rejected", {(signal.value, ""): sum(rejected.values())})
+                self.rejected.update({(signal.value, reason): n for reason, n in rejected.items()})
+            if notes := decoded.notes:
+                self.doubtful.update({(signal.value, note): n for note, n in notes.items()})
         for part in self._parts:
             part.add(request)
 

@@ -16,6 +16,10 @@ class Decoded(Protocol):
     def rejected(self) -> dict[str, int]:
         """Items refused one by one: reason -> count."""
 
+    @property
+    def notes(self) -> dict[str, int]:
+        """What was taken but is doubtful, or left out of an item: note -> count."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -1,4 +1,4 @@
-"""What became of requests, counted: the numbers behind `leadline_receive_requests_total` on /metrics."""
+"""What became of requests, counted: the numbers behind `leadline_requests_total` on /metrics."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ async def collect(settings: Settings, stop: asyncio.Event) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Lets the allocator (glibc's) keep what is freed, up to 16 MiB, for the next request, whichever thread that is on: giving pages back and
+    """Lets the allocator (glibc's) keep what is freed, up to 64 MiB, for the next request, whichever thread that is on: giving pages back and
     getting them again was a quarter of the time in the system (ADR 0008). Call before there are threads."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -43,9 +44,10 @@ def _accounting(settings: Settings, console: Console) -> list[str]:
     url = f"http://{settings.console.http}"
     try:
         body: dict[str, Any] = httpx.get(f"{url}/api/v1/accounting", timeout=10).raise_for_status().json()
-        metrics = _values(httpx.get(f"{url}/metrics", timeout=10).raise_for_status().text)
+        exposition = httpx.get(f"{url}/metrics", timeout=10).raise_for_status().text
     except httpx.HTTPError as error:
         return [f"no collector answers on {url}: {error}"]
+    metrics = _values(exposition)
     table = Table(title=f"collector {body['collector']}: where every item went", title_justify="left")
     table.add_column("signal")
     for term in (*TERMS, "lost"):
@@ -55,6 +57,10 @@ def _accounting(settings: Settings, console: Console) -> list[str]:
         table.add_row(signal, *(f"{terms[term]:,}" for term in TERMS), f"[bold red]{lost:,}[/bold red]" if lost else "0")
     console.print(table)
     console.print(f"requests undecodable {body['requests_undecodable']:,}, told to come back later {body['requests_refused']:,}")
+    for what, name in (("rejected", "leadline_rejected_total"), ("doubtful or left out", "leadline_doubtful_total")):
+        counts = [f"{n:,.0f} × {reason} ({signal})" for (signal, reason), n in _labelled(exposition, name).items()]
+        if counts:
+            console.print(f"[yellow]{what} since the collector started:[/yellow] {', '.join(counts)}", soft_wrap=True)
     budget = settings.sample.budget.traces_per_second
     console.print(
         f"sampling: budget {'none' if budget is None else f'{budget:g} traces/s'}, plan revision {metrics.get('leadline_plan_revision', 0):.0f}, "
@@ -138,3 +144,9 @@ def _values(text: str) -> dict[str, float]:
     """Metrics without labels: name -> value."""
     pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#") and "{" not in line)
     return {name: float(value) for name, value in pairs}
+
+
+def _labelled(text: str, metric: str) -> dict[tuple[str, ...], float]:
+    """One metric with labels: their values, in order -> value."""
+    pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(metric + "{"))
+    return {tuple(re.findall(r'="([^"]*)"', labels)): float(value) for labels, value in pairs}

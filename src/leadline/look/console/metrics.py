@@ -14,6 +14,8 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "leadline_items_total": ("counter", "Spans, data points, records and predictions by where they went (term)"),
     "leadline_items_waiting": ("gauge", "Items taken and not yet stored"),
     "leadline_items_lost": ("gauge", "received less every other term; 0, or something is broken"),
+    "leadline_rejected_total": ("counter", "Spans, data points and records refused one by one, by reason"),
+    "leadline_doubtful_total": ("counter", "Times, values and events that are doubtful or were left out of what was taken, by note"),
     "leadline_requests_undecodable_total": ("counter", "Requests whose bytes are not OTLP"),
     "leadline_requests_refused_total": ("counter", "Requests told to come back later"),
     "leadline_requests_total": ("counter", "Requests by transport, signal and outcome"),
@@ -72,6 +74,10 @@ async def _accounting(collector: Collector) -> list[Sample]:
 
 def _parts(collector: Collector, buffer: Mapping[str, float]) -> Iterator[Sample]:
     journal, writer, sampler, measure = collector.journal, collector.writer, collector.sampler, collector.measure
+    for (signal, reason), n in sorted(collector.machine.rejected.copy().items()):
+        yield "leadline_rejected_total", {"signal": signal, "reason": reason}, n
+    for (signal, note), n in sorted(collector.machine.doubtful.copy().items()):
+        yield "leadline_doubtful_total", {"signal": signal, "note": note}, n
     yield "leadline_requests_undecodable_total", {}, journal.undecodable_requests
     status = {**journal.status(), **buffer}
     yield "leadline_requests_refused_total", {}, status["requests_refused"]

@@ -172,7 +172,8 @@ impl TraceBuffer {
         let (mut spans, predictions, rows) = self.groups.records(batch);
         let (mut opened, mut rooted) = (Vec::new(), Vec::new());
         let mut last = NO_TRACE;
-        self.index.warm(batch.spans.iter().map(|span| &span.trace_id));
+        self.index
+            .warm(batch.spans.iter().map(|span| &span.trace_id));
         for (at, span) in batch.spans.iter().enumerate() {
             let link = Link {
                 slot,
@@ -187,7 +188,7 @@ impl TraceBuffer {
             }
             let trace = &mut self.traces[last as usize];
             if trace.spans == 0 {
-                opened.push((span.trace_id, last));
+                opened.push(last);
             } else {
                 match trace.tail {
                     Link { slot: same, at } if same == slot => spans[at as usize].next = link,
@@ -199,7 +200,7 @@ impl TraceBuffer {
             }
             if span.root && trace.root_slot == NOWHERE.slot && self.limits.wait_after_root_ns > 0 {
                 trace.root_slot = slot;
-                rooted.push((span.trace_id, last));
+                rooted.push(last);
             }
             if trace.spans == 0 || self.leads(last, batch, span, slot) {
                 let trace = &mut self.traces[last as usize];
@@ -214,8 +215,8 @@ impl TraceBuffer {
             spans,
             predictions,
             rows,
-            in_order(opened),
-            in_order(rooted),
+            opened.into(),
+            rooted.into(),
             hold,
         );
         let key = (pinned.receive_ns, pinned.number);
@@ -340,12 +341,6 @@ fn rank(span: &Span) -> (bool, u64) {
 fn service_of<'b>(batch: &'b SpanBatch, span: &Span) -> &'b [u8] {
     let resource = &batch.resources[batch.scopes[span.scope as usize].resource as usize];
     pinned::slice((*batch.body).as_ref(), &resource.service)
-}
-
-/// By trace id, so that nothing shows the order of arrival within a request.
-fn in_order(mut traces: Vec<(TraceId, u32)>) -> Box<[u32]> {
-    traces.sort_unstable_by_key(|&(id, _)| u128::from_be_bytes(id));
-    traces.into_iter().map(|(_, trace)| trace).collect()
 }
 
 impl Trace {

@@ -48,7 +48,7 @@ pub struct Pinned {
     pub spans: Box<[SpanRecord]>,
     pub predictions: Box<[PredictionRecord]>,
     pub rows: Box<[u8]>,
-    /// The traces whose first span, or whose first root, came in this request, by trace id; some may be decided by now.
+    /// The traces whose first span, or whose first root, came in this request; some may be decided by now.
     pub opened: Box<[u32]>,
     pub rooted: Box<[u32]>,
     /// How many of these, and of the spans, still wait.
