@@ -10,12 +10,14 @@
 //! What panics, or takes memory beyond a small multiple of its size, is written to `fuzz/artifacts`, whence later runs read it too.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use leadline_kernel::batch::{Body, SpanBatch};
 use leadline_kernel::buffer::{self, Ask, Decisions, Origin, TraceBuffer};
 use leadline_kernel::decode::columns::Columns;
 use leadline_kernel::decode::{Dialect, Limits, decode_traces};
@@ -25,6 +27,7 @@ use leadline_kernel::rowbinary::put_varint;
 use leadline_kernel::sketches::{Config, Sketches};
 use leadline_kernel::transcode::{Field, Kind, Message, Schema, transcode};
 use leadline_kernel::wire::Reader;
+use rustc_hash::FxHashMap;
 
 /// Bytes allocated now, and the most since [`peak_of`] began.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -224,6 +227,8 @@ struct Consumers {
     sketches: Sketches,
     buffer: TraceBuffer,
     sequence: u64,
+    /// Requests whose bytes the buffer does not hold, by their positions, since the last decision.
+    elsewhere: HashMap<u64, Arc<Vec<u8>>>,
 }
 
 impl Consumers {
@@ -246,7 +251,39 @@ impl Consumers {
             sketches: Sketches::new(config).expect("a config within bounds"),
             buffer: TraceBuffer::new(limits),
             sequence: 0,
+            elsewhere: HashMap::new(),
         }
+    }
+
+    /// Every other request leaves its bytes elsewhere, as those do that lie in the journal.
+    fn add(&mut self, batch: &SpanBatch, data: &[u8]) {
+        self.sketches.add(batch);
+        self.sequence += 1;
+        let hold = self.sequence % 2 == 0;
+        self.buffer.add(batch, self.sequence, hold);
+        if !hold {
+            self.elsewhere
+                .insert(self.sequence, Arc::new(data.to_vec()));
+        }
+        if self.sequence % 8 == 0 {
+            self.decide();
+        }
+    }
+
+    /// The bytes that a decision asks for; some cannot be read back, and some are read back as others.
+    fn read_back(&mut self, ids: &[[u8; 16]], keep: &[bool]) -> FxHashMap<u64, Body> {
+        let mut found = FxHashMap::default();
+        for sequence in self.buffer.sources(ids, keep) {
+            let data = &self.elsewhere[&sequence];
+            let body = match sequence % 7 {
+                0 => continue,
+                1 => Arc::new(vec![0xff; data.len()]),
+                3 => Arc::new(data[data.len() / 2..].to_vec()),
+                _ => data.clone(),
+            };
+            found.insert(sequence, body as Body);
+        }
+        found
     }
 
     /// Decides what is due, each second trace to be kept; drains the sketches.
@@ -275,15 +312,17 @@ impl Consumers {
             plan_revision: 1,
         };
         assert_eq!(decisions.fault(), None);
+        let bodies = self.read_back(&ids, &keep);
         self.buffer.decide(
             &decisions,
             Origin {
                 collector: "fuzz",
                 segment: self.sequence,
             },
-            &Default::default(),
+            &bodies,
             true,
         );
+        self.elsewhere.clear();
         self.sketches.drain("fuzz", self.sequence);
     }
 }
@@ -314,12 +353,7 @@ fn feed_traces(data: &[u8], dialect: &Dialect, consumers: &mut Consumers) {
             let mut columns = Columns::default();
             columns.push_batch(&batch);
             assert_eq!(columns.len(), batch.predictions.len());
-            consumers.sketches.add(&batch);
-            consumers.sequence += 1;
-            consumers.buffer.add(&batch, consumers.sequence, true);
-            if consumers.sequence % 8 == 0 {
-                consumers.decide();
-            }
+            consumers.add(&batch, data);
         }
     }
 }
