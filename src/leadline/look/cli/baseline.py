@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from leadline.errors import ConfigError
 from leadline.evaluate.baseline.reference import Baseline
+from leadline.look import tables
 from leadline.look.cli.options import ConfigFile, DataDir, Overrides, settings_of
 from leadline.model.blocks import Block
 from leadline.settings import Settings, seconds
@@ -78,7 +78,7 @@ def create(
                 _from_store(settings, name, model, version, bins, _moment(since or "", now_ns), _moment(until, now_ns), tell)
             )
     asyncio.run(_store(settings, made.blocks(now_ns)))
-    console = Console()
+    console = tables.console()
     table = Table(
         "series", "kind", "bins", "n_eff", "windows of history", title=f"baseline {made.name} of {made.model}", title_justify="left"
     )
@@ -100,7 +100,7 @@ def show(config: ConfigFile = None, data: DataDir = None, overrides: Overrides =
     table = Table("baseline", "model", "version", "series", "n_eff", "created", "source")
     for row in rows:
         table.add_row(*(str(row[name]) for name in ("baseline", "model", "version", "series", "n_eff", "created", "source")))
-    Console().print(table if rows else "no baseline yet: leadline baseline create --help")
+    tables.console().print(table if rows else "no baseline yet: leadline baseline create --help")
 
 
 async def _from_store(

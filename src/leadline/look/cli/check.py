@@ -15,6 +15,7 @@ from rich.table import Table
 from leadline.errors import ConfigError, LeadlineError
 from leadline.evaluate.rules import Report, RuleSet, SloRule, check
 from leadline.evaluate.wording import quoted, spoken
+from leadline.look import tables
 from leadline.look.cli.options import ConfigFile, DataDir, Overrides, settings_of
 from leadline.model.findings import Kind
 from leadline.settings import Settings, placed, read_yaml
@@ -89,7 +90,7 @@ def command(
     if report.rules is not None and not offline and settings.store.clickhouse != "none":
         warnings += asyncio.run(_from_store(settings, report.rules, paths))
     faults += report.faults
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = tables.console()
     if report.rules is not None:
         show(console, report.rules, settings)
     _tell("warning", warnings)

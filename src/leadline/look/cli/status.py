@@ -12,8 +12,8 @@ from rich.text import Text
 
 from leadline.errors import LeadlineError
 from leadline.evaluate.wording import instant
+from leadline.look import tables
 from leadline.look.cli.options import ConfigFile, DataDir, Overrides, settings_of
-from leadline.model.accounting import TERMS
 from leadline.settings import Settings
 
 _RATES = """
@@ -32,7 +32,7 @@ _ORDER = {"page": 0, "ticket": 1, "none": 2}
 def command(config: ConfigFile = None, data: DataDir = None, overrides: Overrides = None) -> None:
     """Show where every item went, what is measured, the budget, and the alerts."""
     settings = settings_of(config, data, overrides)
-    console = Console()
+    console = tables.console()
     problems = _accounting(settings, console) + _from_store(settings, console)
     for problem in problems:
         console.print(f"[yellow]{problem}[/yellow]")
@@ -48,14 +48,7 @@ def _accounting(settings: Settings, console: Console) -> list[str]:
     except httpx.HTTPError as error:
         return [f"no collector answers on {url}: {error}"]
     metrics = _values(exposition)
-    table = Table(title=f"collector {body['collector']}: where every item went", title_justify="left")
-    table.add_column("signal")
-    for term in (*TERMS, "lost"):
-        table.add_column(term.replace("_", " "), justify="right")
-    for signal, terms in body["signals"].items():
-        lost = terms["lost"]
-        table.add_row(signal, *(f"{terms[term]:,}" for term in TERMS), f"[bold red]{lost:,}[/bold red]" if lost else "0")
-    console.print(table)
+    console.print(tables.accounting_table(f"collector {body['collector']}: where every item went", body["signals"]))
     console.print(f"requests undecodable {body['requests_undecodable']:,}, told to come back later {body['requests_refused']:,}")
     for what, name in (("rejected", "leadline_rejected_total"), ("doubtful or left out", "leadline_doubtful_total")):
         counts = [f"{n:,.0f} × {reason} ({signal})" for (signal, reason), n in _labelled(exposition, name).items()]

@@ -18,9 +18,10 @@ from typing import Any, Final, Protocol
 import httpx
 from rich.console import Console
 from rich.syntax import Syntax
-from rich.table import Column, Table
+from rich.table import Table
 
 from leadline.errors import LeadlineError
+from leadline.look import tables
 from leadline.look.demo import questions
 from leadline.look.demo.notices import Inbox, Notice
 from leadline.look.demo.patients import MMOL, MODEL, load, write_csv
@@ -28,7 +29,6 @@ from leadline.look.demo.service import Faults
 from leadline.look.demo.settings import GOOD_BELOW_MS, OBJECTIVE, TIME_SCALE, demo_settings, free_port, moved, write
 from leadline.look.demo.traffic import Traffic, tally
 from leadline.look.up import supervised
-from leadline.model.accounting import TERMS
 from leadline.settings import Settings
 from leadline.settings import load as load_settings
 from leadline.testing.alertmanager import INSTALL, AlertmanagerProcess, configuration, find_alertmanager
@@ -92,7 +92,7 @@ class Story:
         self, start: Start, baseline: Baseline, data: Path, options: list[str] | None = None, console: Console | None = None
     ) -> None:
         self._start, self._baseline, self._data, self._options = start, baseline, data, list(options or [])
-        self._console = console or Console(width=None if sys.stdout.isatty() else 120)
+        self._console = console or tables.console()
         self._began = time.monotonic()
         self._ends = self._began + LENGTH_S
         self._inbox = Inbox(list)
@@ -277,12 +277,7 @@ class Story:
         )
 
     def _accounting_table(self, outcome: Outcome) -> None:
-        table = Table(Column("signal", min_width=11), title="Where every item went", title_justify="left", padding=(0, 0))
-        for term in (*TERMS, "lost"):
-            table.add_column(term.replace("_", " "), justify="right")
-        for signal, terms in outcome.accounting["signals"].items():
-            table.add_row(signal, *(f"{terms[term]:,}" for term in (*TERMS, "lost")))
-        self._console.print(table)
+        self._console.print(tables.accounting_table("Where every item went", outcome.accounting["signals"]))
         traffic = outcome.traffic
         counts = tally(traffic.sent, GOOD_BELOW_MS)
         told = ", ".join(f"{version} {of['answered']:,} (bad: {of['bad']:,})" for version, of in sorted(counts.items()))
