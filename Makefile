@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 RUST_SOURCES := $(shell find src/rust -name '*.rs' -not -path '*/target/*') Cargo.toml Cargo.lock $(wildcard src/rust/*/Cargo.toml)
 KERNEL := src/leadline/_kernel.abi3.so
+BENCHES := $(filter-out %load.py %payloads.py,$(wildcard benchmarks/*.py))
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -67,7 +68,7 @@ fuzz:  ## feed spoilt bytes to the kernel; LEADLINE_FUZZ_SECONDS=600 LEADLINE_FU
 	@LEADLINE_FUZZ_SECONDS=$${LEADLINE_FUZZ_SECONDS:-10} cargo test --release --quiet -p leadline-kernel --test fuzz -- --nocapture
 
 bench: setup  ## speed and accuracy of each stage, as ratios within the same run
-	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
+	@for file in $(BENCHES); do echo "== $$file"; $(PY) $$file || exit 1; done
 
 bench-peers: setup  ## CPU and memory a span beside the OpenTelemetry Collector v0.161 (built from Go modules)
 	@$(PY) benchmarks/peers/run.py $(ARGS)
