@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,36 @@ async def test_kill_9_loses_no_acknowledged_block_and_doubles_none(tmp_path: Pat
         # What is not in tables is kept too: the functions that migrations make.
         functions = await store.query("SELECT count() AS n FROM system.functions WHERE startsWith(name, 'leadline_')")
         assert functions[0]["n"] > 0
+    finally:
+        store.close()
+        engine.kill()
+
+
+async def test_a_token_without_its_part_is_forgotten(tmp_path: Path) -> None:
+    """Killed after a block's token was written and before its part was there, as ClickHouse orders the two: the retry goes in."""
+    engine = EngineProcess(tmp_path)
+    engine.start()
+    store = engine.store()
+    try:
+        await migrate.apply(store)
+        for number in range(3):
+            await store.insert(block(number))
+        (row,) = await store.query(
+            "SELECT path FROM system.parts WHERE table = 'predictions' AND active ORDER BY max_block_number DESC LIMIT 1"
+        )
+        engine.kill()
+        shutil.rmtree(row["path"])
+        engine.start()
+        for _ in range(2):
+            for number in range(3):
+                await insert_until_it_goes_in(store, number)
+        assert await counts(store) == (3 * ROWS, 3 * ROWS)
+        await store.command("OPTIMIZE TABLE predictions FINAL")
+        engine.kill()
+        engine.start()
+        for number in range(3):  # parts that were merged are there
+            await insert_until_it_goes_in(store, number)
+        assert await counts(store) == (3 * ROWS, 3 * ROWS)
     finally:
         store.close()
         engine.kill()

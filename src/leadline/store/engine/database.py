@@ -24,7 +24,7 @@ from xml.sax.saxutils import escape
 
 from leadline.errors import ConfigError
 from leadline.store import sql
-from leadline.store.engine import access, stitching
+from leadline.store.engine import access, stitching, tokens
 from leadline.store.engine.exceptions import (
     TOO_MANY_SIMULTANEOUS_QUERIES,
     EngineError,
@@ -315,6 +315,7 @@ class Database:
             raise ConfigError([f"leadline engine needs chdb ({error}). pip install 'leadline[embedded]'"]) from error
         library.set_signal_handlers_enabled(0)
         self._chdb = chdb
+        tokens.forget_unborn(self.directory)
         self._keeper = self.connect()
         self._keeper.query(f"CREATE DATABASE IF NOT EXISTS {DATABASE} ENGINE = Atomic")
         self.version, self.timezone = str(self._keeper.query("SELECT version(), timezone()", "TSV").data()).strip().split("\t")
