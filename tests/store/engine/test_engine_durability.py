@@ -87,10 +87,8 @@ async def test_kill_9_loses_no_acknowledged_block_and_doubles_none(tmp_path: Pat
 
 async def test_a_token_without_its_part_is_forgotten(tmp_path: Path) -> None:
     """Killed after a block's token was written and before its part was there, as ClickHouse orders the two: the retry goes in."""
-    engine = EngineProcess(tmp_path)
-    engine.start()
-    store = engine.store()
-    try:
+    with EngineProcess(tmp_path) as engine:
+        store = engine.store()
         await migrate.apply(store)
         for number in range(3):
             await store.insert(block(number))
@@ -110,9 +108,7 @@ async def test_a_token_without_its_part_is_forgotten(tmp_path: Path) -> None:
         for number in range(3):  # parts that were merged are there
             await insert_until_it_goes_in(store, number)
         assert await counts(store) == (3 * ROWS, 3 * ROWS)
-    finally:
         store.close()
-        engine.kill()
 
 
 async def test_a_repeated_block_does_not_reach_the_roll_ups_twice(tmp_path: Path) -> None:

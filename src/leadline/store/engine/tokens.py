@@ -38,7 +38,11 @@ def forget_unborn(directory: Path) -> int:
             with newest.open("a") as file:
                 file.writelines(f"{_DROPPED}\t{part}\t{token}\n" for part, token in unborn)
             parts = ", ".join(part for part, _ in unborn)
-            _log.warning("%s: killed before %s was there; it goes in when its block is sent again", logs.parent, parts)
+            _log.warning(
+                "%s: no part %s (killed while taking it, or expired): its token is forgotten, its block goes in if it is sent again",
+                logs.parent,
+                parts,
+            )
         forgotten += len(unborn)
     return forgotten
 

@@ -10,7 +10,6 @@
 //! What panics, or takes memory beyond a small multiple of its size, is written to `fuzz/artifacts`, whence later runs read it too.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -228,7 +227,7 @@ struct Consumers {
     buffer: TraceBuffer,
     sequence: u64,
     /// Requests whose bytes the buffer does not hold, by their positions, since the last decision.
-    elsewhere: HashMap<u64, Arc<Vec<u8>>>,
+    elsewhere: FxHashMap<u64, Arc<Vec<u8>>>,
 }
 
 impl Consumers {
@@ -251,7 +250,7 @@ impl Consumers {
             sketches: Sketches::new(config).expect("a config within bounds"),
             buffer: TraceBuffer::new(limits),
             sequence: 0,
-            elsewhere: HashMap::new(),
+            elsewhere: FxHashMap::default(),
         }
     }
 
