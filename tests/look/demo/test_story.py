@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -32,6 +33,7 @@ async def test_the_story_ends_well_and_its_answers_are_right(tmp_path: Path) -> 
     _slowest(outcome)
     _saved(outcome)
     text = told.file.getvalue()  # type: ignore[attr-defined]
+    _one_clock(text)
     assert "PAGE" in text
     assert "RESOLVED" in text
     assert "What to try next" in text
@@ -58,6 +60,17 @@ def _alerts(outcome: Outcome) -> None:
     assert marks["incident"] < fired < marks["repaired"] < resolved < marks["drift"] + 1
     drifted = {notice.labels["series"] for notice in outcome.notices if notice.labels["series"].startswith("features/")}
     assert drifted == {"features/glucose"}
+
+
+def _one_clock(text: str) -> None:
+    """The table of the alerts counts its seconds from the same zero as the narration."""
+    incident = re.search(r"([\d.]+) s {2}v2's feature store", text)
+    after = re.search(r"PAGE after (\d+) s", text)
+    fired = re.search(r"(\d+) s +│ firing +│ page", text)
+    assert incident
+    assert after
+    assert fired
+    assert float(fired[1]) == pytest.approx(float(incident[1]) + float(after[1]), abs=1.5)
 
 
 def _latency(outcome: Outcome) -> None:

@@ -60,7 +60,6 @@ class Outcome:
 
     settings: Settings
     traffic: Traffic
-    started_at: float
     marks: dict[str, float] = field(default_factory=dict)
     """Scene -> when it began (Unix time)."""
     notices: list[Notice] = field(default_factory=list)
@@ -93,14 +92,12 @@ class Story:
     ) -> None:
         self._start, self._baseline, self._data, self._options = start, baseline, data, list(options or [])
         self._console = console or tables.console()
-        self._began = time.monotonic()
-        self._ends = self._began + LENGTH_S
+        self._begin()
         self._inbox = Inbox(list)
 
     async def play(self, *, keep_running: bool = False) -> Outcome:
         """Plays the day; with `keep_running`, day after day, until cancelled."""
-        self._began = time.monotonic()
-        self._ends = self._began + LENGTH_S
+        self._begin()
         self._data.mkdir(parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             webhook = stack.enter_context(Webhook())
@@ -123,6 +120,11 @@ class Story:
             self._next_steps()
         outcome.took_s = time.monotonic() - self._began
         return outcome
+
+    def _begin(self) -> None:
+        """Sets the story's clock to zero: what is narrated and the table of the alerts count from here."""
+        self._began, self._began_at = time.monotonic(), time.time()
+        self._ends = self._began + LENGTH_S
 
     # scenes
 
@@ -161,7 +163,7 @@ class Story:
         self._say(f"`leadline baseline create`: the reference is the training set, {len(patients.rows)} patients; its bins are frozen now.")
         url = await stack.enter_async_context(_service(settings, log))
         self._say(f"A scikit-learn model is trained and served at {url} in two versions, instrumented by three lines of our SDK.")
-        return Outcome(settings, Traffic(url, patients), time.time())
+        return Outcome(settings, Traffic(url, patients))
 
     async def _day(self, outcome: Outcome) -> None:
         traffic, mark = outcome.traffic, outcome.marks
@@ -289,7 +291,7 @@ class Story:
             about = next(
                 (notice.labels[name] for name in ("series", "version") if notice.labels.get(name) not in {None, "none", "all"}), ""
             )
-            seconds = notice.at.timestamp() - outcome.started_at
+            seconds = notice.at.timestamp() - self._began_at
             table.add_row(
                 f"{seconds:.0f} s", notice.status, notice.labels.get("severity", ""), about, notice.annotations.get("summary", "")
             )
