@@ -148,7 +148,9 @@ class BudgetConfig(Config):
     """How much may be kept."""
 
     traces_per_second: float | None = Field(20.0, gt=0, description="kept traces a second, as a long-run mean; null: no budget")
-    burst: Seconds = Field(10.0, gt=0, description="how many seconds of budget may be spent at once")
+    burst: Seconds = Field(
+        10.0, ge=1, description="how many seconds of budget are saved up; half of what there is may go to one batch of decisions"
+    )
 
 
 class SampleConfig(Config):

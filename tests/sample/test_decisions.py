@@ -97,14 +97,31 @@ def test_decisions_do_not_depend_on_the_order() -> None:
 
 
 def test_a_budget_scales_before_any_randomness_is_seen() -> None:
-    """Far too many errors: probabilities shrink to the tokens, weights say so, and Σ weight still estimates the whole."""
+    """Far too many errors: probabilities shrink to half of the tokens, weights say so, and Σ weight still estimates the whole."""
     config = load(overrides=["sample.keep=[error]", "sample.budget={traces_per_second: 50, burst: 10s}"], environ={}).sample
     rows = table(100_000, error=np.ones(100_000, dtype=bool))
     decided = _decide(config, rows)
-    assert abs(decided.keep.sum() - 500) < 5 * np.sqrt(500)
+    assert abs(decided.keep.sum() - 250) < 5 * np.sqrt(250)
     assert decided.plan
     kept = decided.weight[decided.keep]
     assert abs(kept.sum() - 100_000) < 4 * np.sqrt((kept * (kept - 1)).sum())
+
+
+@pytest.mark.parametrize("batches", [2, 4, 8])
+def test_a_burst_that_comes_in_batches_is_estimated_well(batches: int) -> None:
+    """2,000 traces at once on a budget of 20: the first batch leaves tokens for the others, so no part of the burst goes without a sample."""
+    config = load(overrides=["sample.keep=[error]", "sample.budget={traces_per_second: 20, burst: 10s}"], environ={}).sample
+    planner = Planner(config)
+    planner.refill(0)
+    weights = []
+    for number in range(batches):
+        rows = table(2_000 // batches, seed=number, error=np.zeros(2_000 // batches, dtype=bool))
+        decided = decide(rows, policies_of(config), planner.plan, planner.fit, budgeted=True)
+        assert decided.keep.any() or number > 4
+        weights.append(decided.weight[decided.keep])
+    kept = np.concatenate(weights)
+    assert len(kept) < 250
+    assert kept.sum() == pytest.approx(2_000, rel=0.5)
 
 
 def test_a_budget_never_leaves_a_weight_undefined() -> None:

@@ -59,12 +59,17 @@ class Plan:
         return cls(value["revision"], value["base"], value["scale"], slow)
 
 
+BATCH_SHARE = 0.5
+"""Of the tokens, the most that one batch spends. A burst comes in several batches: if the first took all, the others would be
+kept with `P_MIN`, so nearly always not at all, and the sum of weights would miss them."""
+
+
 class Planner:
     """Solves the plan from the budget, and keeps the tokens.
 
     Tokens are kept traces: they grow with time at the budget's rate up to `burst` seconds of it, and a batch spends the sum
-    of its probabilities before any randomness is looked at. So the long-run mean keeps to the budget, and the scale depends on
-    probabilities alone.
+    of its probabilities, up to `BATCH_SHARE` of the tokens, before any randomness is looked at. So the long-run mean keeps to
+    the budget, and the scale depends on probabilities alone.
     """
 
     def __init__(self, config: SampleConfig, revision: int = 0) -> None:
@@ -125,7 +130,7 @@ class Planner:
         self._raised += raised
         scale = 1.0
         if self._rate is not None and wanted > 0:
-            scale = min(1.0, max(self._tokens, 0.0) / wanted)
+            scale = min(1.0, self._tokens * BATCH_SHARE / wanted)
             self._tokens -= wanted * scale
         if scale != self.plan.scale:
             self.plan = replace(self.plan, revision=self.plan.revision + 1, scale=scale)
