@@ -18,6 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from leadline import errors, settings
+from leadline.decode import dialect
 from leadline.evaluate import rules
 from leadline.evaluate.wording import spoken
 from leadline.look.cli import app
@@ -43,6 +44,7 @@ def pages() -> dict[str, str]:
         "README.md": _index,
         "settings.md": _settings,
         "rules.md": _rules,
+        "attributes.md": _attributes,
         "commands.md": _commands,
         "metrics.md": _metrics,
         "tables.md": _tables,
@@ -59,10 +61,28 @@ def _index() -> Iterator[str]:
     yield "| | |\n|---|---|"
     yield "| [settings.md](settings.md) | every key of `leadline.yaml`, its default and what it means |"
     yield "| [rules.md](rules.md) | every key of a rules file |"
+    yield "| [attributes.md](attributes.md) | which attribute of a span means what |"
     yield "| [commands.md](commands.md) | every command and option |"
     yield "| [metrics.md](metrics.md) | what a collector says of itself on `/metrics` |"
     yield "| [tables.md](tables.md) | tables, views and functions in ClickHouse |"
     yield "| [errors.md](errors.md) | errors, and what whoever meets one does |"
+
+
+# -- attributes ----------------------------------------------------------------------------------------------------------------
+
+
+def _attributes() -> Iterator[str]:
+    yield "# Attributes\n"
+    yield (
+        "What Leadline reads of a span, of its instrumentation scope and of its resource. A span with a model is a prediction. Where several "
+        "attributes fill a field, the first of this list wins. A file of the same form may say more: `dialects` in [settings.md](settings.md)."
+    )
+    for name in Settings().dialects:
+        yield f"\n## {name}\n\n| attribute | of | field | |\n|---|---|---|---|"
+        for section, key, field in dialect.rules(dialect.SHIPPED / f"{name}.yaml"):
+            kind, _, of = field.partition(":")
+            text = f"the feature `{of}`" if of else dialect.MEANINGS[kind]
+            yield f"| `{key}` | {section} | `{field}` | {_cell(text)} |"
 
 
 # -- settings and rules --------------------------------------------------------------------------------------------------------

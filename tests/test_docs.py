@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from leadline._kernel import FIELDS
+from leadline.decode import dialect
 from leadline.evaluate.rules import FileSpec
 from leadline.look.console.metrics import METRICS
 from leadline.settings import Settings
@@ -66,6 +68,17 @@ def test_every_metric_and_error_has_a_text() -> None:
         assert text
         assert (kind == "counter") == name.endswith("_total"), name
     assert [error.__name__ for error in GENERATE.error_classes() if not error.__doc__] == []
+
+
+def test_every_field_and_note_has_a_text() -> None:
+    """What a dialect may fill, and what is counted as doubtful: whoever meets a name finds it."""
+    assert set(dialect.MEANINGS) == {field for field in FIELDS if ":" not in field}
+    kernel = (ROOT / "src" / "rust" / "kernel" / "src" / "decode" / "notes.rs").read_text()
+    labels = (ROOT / "src" / "leadline" / "decode" / "labels.py").read_text()
+    notes = {*re.findall(r'^ {4}"(\w+)",$', kernel, re.MULTILINE), *re.findall(r'\bnote\("(\w+)"\)', labels)}
+    page = (ROOT / "docs" / "operate" / "clients.md").read_text()
+    assert len(notes) > 15
+    assert [note for note in notes if f"`{note}`" not in page] == []
 
 
 def test_every_table_and_view_has_a_text() -> None:

@@ -30,7 +30,8 @@ class Dialect:
         `scope` is ``"span"``, ``"scope"`` or ``"resource"``. `key` is an attribute key; ``"prefix.*"`` matches every
         key that begins with ``prefix.`` and is not matched exactly by another rule. `field` is one of `FIELDS`,
         or ``"feature:<name>"``, or ``"segment:<name>"``. A segment that no attribute fills takes the feature of its
-        name, in whatever form that came. Field ``"feature"`` takes a ``"prefix.*"`` of spans: the rest of the key is the name.
+        name, in whatever form that came. Three fields take a ``"prefix.*"`` of spans, of which the longest counts: with ``"feature"``
+        the rest of the key is the name, ``"unused"`` passes over the key, and ``"unknown"`` notes it as ``attribute_unknown``.
 
     Raises
     ------
@@ -67,7 +68,8 @@ class SpanBatch:
         Of times: ``event_time_clamped``, ``end_missing``, ``end_before_start`` (the duration is 0). ``tracestate_malformed``: its `ot` entry was not
         believed. Of values, left out: ``field_type_unexpected``, ``feature_not_scalar``, ``feature_duplicate`` (given by several attributes;
         the first counts), ``batch_length_mismatch``. Of whole vectors, left out: ``features_length_mismatch``, ``features_schema_unknown``,
-        ``features_encoding_unknown``, ``features_base64_malformed``, ``features_json_malformed``.
+        ``features_encoding_unknown``, ``features_base64_malformed``, ``features_json_malformed``. ``attribute_unknown``: a span's attribute
+        is in the namespace of a convention and not one of its names.
         """
     def values(self) -> list[tuple[int, str, float | str | None]]:
         """(prediction, series, value) of all that is sketched; slow, to look at. None: announced, and missing."""

@@ -46,6 +46,7 @@ def test_a_segment_is_filled_by_its_own_key_first() -> None:
         ("event:\n  a: model\n", "d.yaml:1: expected each of the sections span, scope, resource once at most, got 'event'"),
         ("span:\n  a: model\nspan:\n  b: model\n", "d.yaml:3: expected each of the sections"),
         ("scope:\n  a.*: feature\n", 'd.yaml:2: scope: a.*: expected field "feature" to have scope "span"'),
+        ("span:\n  a: unknown\n", 'd.yaml:2: span: a: expected field "unknown" to have scope "span" and a key that ends with ".*"'),
         ("span:\n  a.*: model\n", "d.yaml:2: span: a.*: expected a whole key"),
         ("span:\n  a: {b: c}\n", "d.yaml:2: span: a: expected one of model"),
         ("span:\n  a:\n", "d.yaml:2: span: a: expected one of model"),

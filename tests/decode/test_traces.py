@@ -227,6 +227,15 @@ def test_a_spoilt_vector_gives_no_features_and_the_prediction_counts(attributes:
     assert batch.predictions == {"m": 1}
 
 
+def test_a_misspelled_attribute_is_noted() -> None:
+    """What begins with `ml.` and is no name of the convention is counted, on any span that is taken; segments that nobody named are not."""
+    spoilt = {"ml.feature.amount": 1.5, "ml.segment.channel": "web", "ml.model_version": "2", "mlops.team": "a"}
+    batch = decode_traces(request_of({"ml.model.name": "m", **spoilt}), DIALECT, RECEIVE_NS)
+    assert batch.notes == {"attribute_unknown": 2}
+    assert [series for _, series, _ in batch.values()] == ["duration_ms"]
+    assert decode_traces(request_of({"ml.model_name": "m"}), DIALECT, RECEIVE_NS).notes == {"attribute_unknown": 1}
+
+
 def test_a_packed_vector_without_schema_is_noted() -> None:
     """Neither span nor scope says the names."""
     batch = decode_traces(request_of({"ml.model.name": "m", "ml.features.packed": bytes(8)}), DIALECT, RECEIVE_NS)

@@ -199,6 +199,8 @@ class Requests:
             "ml.sampling.weight": lambda: rng.choice([10.0, 0, -1.0, math.inf, 3, "x"]),
             "country": self.text,
             "ml.segment.country": self.text,
+            "ml.segment.channel": self.text,  # named nowhere
+            "ml.feature.amount": rng.random,  # for ml.features.amount
             "gen_ai.request.model": lambda: "llm",
             "gen_ai.response.model": lambda: "llm-2026",
             "gen_ai.usage.prompt_tokens": lambda: rng.randrange(100),

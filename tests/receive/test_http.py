@@ -131,7 +131,12 @@ async def test_unsupported_requests_get_a_status_too(
         assert response.headers["allow"] == "POST"
 
 
-ENCODERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress}
+ENCODERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "zlib": zlib.compress,
+}
 
 
 @pytest.mark.parametrize("encoding", [*ENCODERS, "GZIP", "identity"])

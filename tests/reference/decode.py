@@ -115,6 +115,7 @@ class Fields:
         self.rules = rules
         self.found: dict[str, tuple[int, Any, str]] = {}
         self.by_scope: dict[tuple[str, str], Any] = {}
+        self.unknown = 0
 
     def take(self, scope: str, attributes: Any) -> list[tuple[str, Any]]:
         """Fills fields; gives the features of a prefix."""
@@ -129,9 +130,10 @@ class Fields:
                 if rank < self.by_scope.get((scope, name), (2_000_000,))[0]:
                     self.by_scope[scope, name] = (rank, value)
             if not exact:
-                prefixes = [known[:-1] for of, known, _ in self.rules if of == scope and known.endswith(".*")]
-                best = max((prefix for prefix in prefixes if key.startswith(prefix) and len(key) > len(prefix)), key=len, default=None)
-                if best is not None:
+                prefixes = {known[:-1]: name for of, known, name in self.rules if of == scope and known.endswith(".*")}
+                best = max((prefix for prefix in prefixes if key.startswith(prefix) and len(key) > len(prefix)), key=len, default="")
+                self.unknown += prefixes.get(best) == "unknown"
+                if prefixes.get(best) == "feature":
                     features.append((cut(key[len(best) :], 256), value))
         return features
 
@@ -177,6 +179,8 @@ def decode(
                     out.rejected[str(refused)] += 1
                     continue
                 out.notes += notes
+                if fields.unknown:
+                    out.notes["attribute_unknown"] += fields.unknown
                 if sampling(span.trace_state) is None:
                     out.notes["tracestate_malformed"] += 1
                 if span.end_time_unix_nano < span.start_time_unix_nano:

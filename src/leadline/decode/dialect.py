@@ -1,7 +1,8 @@
 """Dialects: which attribute means what, as YAML files, compiled for the kernel.
 
 A dialect file has the sections ``span``, ``scope`` and ``resource``: whose attributes the keys are. An entry is
-``key: field`` or ``key: [field, …]``; ``prefix.*`` stands for every other key that begins with ``prefix.``.
+``key: field`` or ``key: [field, …]``; ``prefix.*`` stands for every other key that begins with ``prefix.``: features, keys that are
+passed over (``unused``), or keys that are noted because nobody knows them (``unknown``).
 Where several keys fill a field, the first wins: of the dialects in the order of the setting, of a file from its top.
 `dialects/ml.yaml` is the example to copy.
 """
@@ -20,6 +21,39 @@ from leadline.errors import ConfigError
 
 SHIPPED: Final = Path(__file__).parent / "dialects"
 SECTIONS: Final = ("span", "scope", "resource")
+
+MEANINGS: Final = {
+    "model": "the model's name; what makes a span a prediction",
+    "version": "the model's version",
+    "role": "what the version is in an experiment: champion, challenger, shadow",
+    "task": "classification, regression, …",
+    "prediction_id": "what a label is later joined by; made from trace and span if it is missing",
+    "predicted": "the answer: a text, a truth value or a number",
+    "score": "the number behind the answer",
+    "confidence": "how sure the model is, 0 to 1",
+    "class_names": "names of the classes, an array",
+    "class_scores": "a score a class, an array",
+    "error_type": "what went wrong; a span of status ERROR is an error without it",
+    "weight": "how many predictions this one stands for, where a client has sampled",
+    "batch_size": "rows in this span; each field of a prediction is then an array with an entry a row",
+    "features_map": "features by name, a map",
+    "features_names": "names of the features, an array",
+    "features_values": "values of the features, an array",
+    "features_json": "features by name, a JSON object in a string",
+    "features_packed": "a packed vector, bytes",
+    "features_packed_b64": "the same in base64",
+    "features_encoding": "how it is packed: f32le, f64le, f16le, i8q, json",
+    "features_schema_id": "which schema it follows",
+    "features_len": "numbers in the vector, all rows together",
+    "features_null_mask": "which features are missing, a bit each",
+    "features_categorical": "the schema's texts, beside the vector",
+    "features_dtypes": "types of the schema's features, an array",
+    "features_roles": "roles of the schema's features, an array; only `feature` is measured",
+    "feature": "a feature: the rest of the key is its name",
+    "unused": "passed over, unless a setting names it",
+    "unknown": "no name of this convention; noted as `attribute_unknown`",
+}
+"""Field -> what it holds, for people. `feature:<name>` and `segment:<name>` say themselves."""
 
 Rule = tuple[str, str, str]
 """(whose attribute, key, field)"""

@@ -14,6 +14,8 @@ from leadline.errors import InvalidRequest, TooLarge
 from leadline.receive.limits import Lease
 
 ENCODINGS = ("gzip", "deflate", "zstd")
+_ALIASES = {"x-gzip": "gzip", "zlib": "deflate"}
+"""The first is in RFC 9110; the second is what the OpenTelemetry Collector's exporter calls HTTP's deflate."""
 ON_LOOP_IN = 64 * 1024
 ON_LOOP_OUT = 2**20
 THREADS = 2
@@ -62,6 +64,12 @@ class Decompressor:
     def close(self) -> None:
         """Ends the threads; what is under way is finished first."""
         self._threads.shutdown(wait=False)
+
+
+def content_encoding(header: bytes) -> str:
+    """One of `ENCODINGS`, as its usual name; "" for none; what is unknown as it was sent, in small letters."""
+    name = header.strip().lower().decode("latin-1")
+    return "" if name == "identity" else _ALIASES.get(name, name)
 
 
 def sniffed_encoding(body: bytes) -> str | None:

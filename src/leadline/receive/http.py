@@ -35,7 +35,7 @@ from leadline.errors import LeadlineError, Overloaded, TooLarge
 from leadline.model.ports import Intake
 from leadline.model.signals import Receipt, Signal
 from leadline.receive import otlp_json, replies
-from leadline.receive.compression import ENCODINGS, Decompressor
+from leadline.receive.compression import ENCODINGS, Decompressor, content_encoding
 from leadline.receive.limits import RETRY_AFTER_S, Budget, Lease
 from leadline.receive.outcomes import Outcome, Outcomes, Transport
 from leadline.receive.replies import Refusal
@@ -187,9 +187,8 @@ class _Endpoint:
             if body is None:
                 return None
             try:
-                encoding = headers.get(b"content-encoding", b"").strip().lower().decode("latin-1")
-                if encoding not in ("", "identity"):
-                    body = await receiver._decompressor.decompressed(encoding.removeprefix("x-"), body, lease)
+                if encoding := content_encoding(headers.get(b"content-encoding", b"")):
+                    body = await receiver._decompressor.decompressed(encoding, body, lease)
                 if media == JSON:
                     body = await self._off_loop(otlp_json.transcode, self._signal, body, receiver._config.max_bytes, size=len(body))
                     lease.hold(len(body))
@@ -213,8 +212,8 @@ class _Endpoint:
             got = headers.get(b"content-type", b"none")[:80].decode("latin-1")
             text = f"content-type: expected application/x-protobuf or application/json, got {got}."
             raise _Refused(Refusal(Outcome.UNSUPPORTED, 415, code_pb2.INVALID_ARGUMENT, text))
-        encoding = headers.get(b"content-encoding", b"").strip().lower().decode("latin-1")
-        if encoding.removeprefix("x-") not in (*ENCODINGS, "", "identity"):
+        encoding = content_encoding(headers.get(b"content-encoding", b""))
+        if encoding not in (*ENCODINGS, ""):
             text = f"content-encoding: expected one of {', '.join(ENCODINGS)}, got {encoding[:40]}."
             accepted = ((b"accept-encoding", ", ".join(ENCODINGS).encode()),)
             raise _Refused(Refusal(Outcome.UNSUPPORTED, 415, code_pb2.INVALID_ARGUMENT, text, headers=accepted))

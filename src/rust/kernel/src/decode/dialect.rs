@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 /// The fields that a dialect may fill. The order is that of the constants below.
-pub const FIELDS: [&str; 29] = [
+pub const FIELDS: [&str; 31] = [
     "model",
     "version",
     "role",
@@ -31,6 +31,8 @@ pub const FIELDS: [&str; 29] = [
     "features_dtypes",
     "features_roles",
     "feature",
+    "unused",
+    "unknown",
     "feature:<name>",
     "segment:<name>",
 ];
@@ -87,6 +89,16 @@ pub enum Meaning<'k> {
     Targets(u32, u32),
     /// A feature of this name.
     Feature(&'k [u8]),
+    /// In a convention's own namespace, and not one of its names.
+    Unknown,
+}
+
+/// What the keys of a prefix are that no rule names whole.
+#[derive(Debug, Clone, Copy)]
+enum Rest {
+    Feature,
+    Unused,
+    Unknown,
 }
 
 type Keys<T> = HashMap<Box<[u8]>, T>;
@@ -98,7 +110,7 @@ pub struct Dialect {
     /// By level: key -> range of `targets`.
     exact: [Keys<(u32, u32)>; 3],
     /// Longest first.
-    prefixes: Vec<Box<[u8]>>,
+    prefixes: Vec<(Box<[u8]>, Rest)>,
     /// Names of `feature:<name>` slots.
     pub features: Vec<Box<str>>,
     /// Names of `segment:<name>` slots.
@@ -128,22 +140,28 @@ impl Dialect {
                 "resource" => Level::Resource,
                 _ => return Err(place("the scope to be \"span\", \"scope\" or \"resource\"")),
             };
-            if field == "feature" {
+            let rest = match field {
+                "feature" => Some(Rest::Feature),
+                "unused" => Some(Rest::Unused),
+                "unknown" => Some(Rest::Unknown),
+                _ => None,
+            };
+            if let Some(rest) = rest {
                 match key.strip_suffix('*').filter(|prefix| prefix.ends_with('.')) {
                     Some(prefix) if level == Level::Span => {
-                        dialect.prefixes.push(prefix.as_bytes().into())
+                        dialect.prefixes.push((prefix.as_bytes().into(), rest))
                     }
                     _ => {
-                        return Err(place(
-                            "field \"feature\" to have scope \"span\" and a key that ends with \".*\"",
-                        ));
+                        return Err(place(&format!(
+                            "field {field:?} to have scope \"span\" and a key that ends with \".*\""
+                        )));
                     }
                 }
                 continue;
             }
             if key.is_empty() || key.ends_with(".*") {
                 return Err(place(
-                    "a whole key; only field \"feature\" takes \"prefix.*\"",
+                    "a whole key; only the fields \"feature\", \"unused\" and \"unknown\" take \"prefix.*\"",
                 ));
             }
             let slot = if let Some(name) = field
@@ -169,7 +187,7 @@ impl Dialect {
         }
         dialect
             .prefixes
-            .sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
+            .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         for (level, keys) in parsed.into_iter().enumerate() {
             for (key, slots) in keys {
                 let first = dialect.targets.len() as u32;
@@ -208,13 +226,15 @@ impl Dialect {
             return Meaning::Targets(first, end);
         }
         if level == Level::Span {
-            let name = self
-                .prefixes
-                .iter()
-                .find_map(|prefix| key.strip_prefix(&**prefix));
-            if let Some(name) = name.filter(|name| !name.is_empty()) {
-                return Meaning::Feature(name);
-            }
+            let found = self.prefixes.iter().find_map(|(prefix, rest)| {
+                let name = key.strip_prefix(&**prefix)?;
+                (!name.is_empty()).then_some((name, *rest))
+            });
+            return match found {
+                Some((name, Rest::Feature)) => Meaning::Feature(name),
+                Some((_, Rest::Unknown)) => Meaning::Unknown,
+                Some((_, Rest::Unused)) | None => Meaning::Nothing,
+            };
         }
         Meaning::Nothing
     }
@@ -256,8 +276,19 @@ mod tests {
             ("span", "f.names", "features_names"),
             ("span", "f.g.*", "feature"),
             ("scope", "m", "model"),
+            ("span", "f.g.h.*", "unused"),
+            ("span", "o.*", "unknown"),
+            ("span", "o.m", "model"),
         ];
         let dialect = Dialect::new(rules).unwrap();
+        assert_eq!(dialect.meaning(Level::Span, b"f.g.h.a"), Meaning::Nothing);
+        assert_eq!(dialect.meaning(Level::Span, b"o.a"), Meaning::Unknown);
+        assert_eq!(dialect.meaning(Level::Span, b"o."), Meaning::Nothing);
+        assert_eq!(dialect.meaning(Level::Scope, b"o.a"), Meaning::Nothing);
+        assert!(matches!(
+            dialect.meaning(Level::Span, b"o.m"),
+            Meaning::Targets(..)
+        ));
         assert_eq!(dialect.meaning(Level::Span, b"f.a"), Meaning::Feature(b"a"));
         assert_eq!(
             dialect.meaning(Level::Span, b"f.g.a"),
@@ -283,6 +314,7 @@ mod tests {
             (("event", "a", "model"), "the scope to be"),
             (("span", "a", "feature"), "a key that ends with"),
             (("scope", "a.*", "feature"), "a key that ends with"),
+            (("span", "a", "unknown"), "a key that ends with"),
             (("span", "a.*", "model"), "a whole key"),
             (("span", "a", "segment:"), "the field to be one of"),
         ] {

@@ -127,6 +127,7 @@ pub fn decode_traces(
 #[derive(Clone, Copy)]
 enum Action {
     Nothing,
+    Unknown,
     Targets(u32, u32),
     /// Appends to this series.
     Feature(u32),
@@ -255,6 +256,8 @@ struct Decoder<'a> {
     out: Emitter<'a>,
     /// Rows of the span before.
     rows_before: usize,
+    /// Attributes of the span in hand that are in a convention's namespace and not of its names.
+    unknown: usize,
     schema: features::Schema<'a>,
     cells: json_features::Cells,
     scratch: Vec<u8>,
@@ -288,6 +291,7 @@ impl<'a> Decoder<'a> {
             },
             out: Emitter::new(dialect, body.len()),
             rows_before: 0,
+            unknown: 0,
             schema: features::Schema::default(),
             cells: json_features::Cells::default(),
             scratch: Vec::new(),
@@ -416,6 +420,7 @@ impl<'a> Decoder<'a> {
         self.out
             .begin(std::mem::replace(&mut self.rows_before, 1), 1);
         self.slots.begin_span();
+        self.unknown = 0;
         let mut head = Head::default();
         let (mut reader, mut key) = (message, START);
         while reader.more() {
@@ -467,6 +472,9 @@ impl<'a> Decoder<'a> {
         } else {
             self.out.truncate(mark);
         }
+        self.out
+            .notes
+            .add_many(Note::AttributeUnknown, self.unknown);
         if sampling.is_none() {
             self.out.notes.add(Note::TracestateMalformed);
         }
@@ -545,6 +553,7 @@ impl<'a> Decoder<'a> {
         }
         match self.actions[number as usize] {
             Action::Nothing => {}
+            Action::Unknown => self.unknown += 1,
             Action::Feature(series) => {
                 self.out.put(
                     series,
@@ -572,6 +581,7 @@ impl<'a> Decoder<'a> {
     fn add_action(&mut self, key: &'a [u8]) {
         let action = match self.dialect.meaning(Level::Span, key) {
             Meaning::Nothing => Action::Nothing,
+            Meaning::Unknown => Action::Unknown,
             Meaning::Targets(first, end) => Action::Targets(first, end),
             Meaning::Feature(name) => {
                 let name = self.out.name(START, name);

@@ -16,9 +16,10 @@ pub enum Note {
     FeaturesBase64Malformed,
     FeaturesJsonMalformed,
     BatchLengthMismatch,
+    AttributeUnknown,
 }
 
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 14] = [
     "event_time_clamped",
     "end_missing",
     "end_before_start",
@@ -32,6 +33,7 @@ pub const NAMES: [&str; 13] = [
     "features_base64_malformed",
     "features_json_malformed",
     "batch_length_mismatch",
+    "attribute_unknown",
 ];
 
 #[derive(Debug, Default, Clone, Copy)]
