@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -76,14 +77,18 @@ def test_a_fault_in_the_settings_is_said_once_and_ends(tmp_path: Path) -> None:
     assert f"sampel: extra inputs are not permitted, got {{}} ({config}:3)" in done.stderr
 
 
-async def test_a_taken_port_is_said_with_what_to_do(tmp_path: Path) -> None:
-    """The second `up` on the same addresses ends with the setting to change."""
-    with Processes(tmp_path, ("collector=c1", "store.clickhouse=none")) as machine:
-        machine.start("collect")
-        await machine.ready()
-        options = ["--data", str(tmp_path / "other"), *machine.options[2:]]
-        command = [sys.executable, "-m", "leadline.look.cli", "up", *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 1
-        assert f"console.http: cannot listen on 127.0.0.1:{machine.ports['console']}" in done.stderr
-        assert "or listen elsewhere: --set console.http=127.0.0.1:" in done.stderr
+@pytest.mark.parametrize(
+    ("setting", "name"), [("receive.grpc", "grpc"), ("receive.http", "http"), ("console.http", "console"), ("engine.http", "engine")]
+)
+def test_a_taken_port_is_said_with_what_to_do(tmp_path: Path, setting: str, name: str) -> None:
+    """`up` ends and says, once and without a traceback, which setting to change."""
+    machine = Processes(tmp_path, ("shutdown=5s",))
+    with socket.create_server(("127.0.0.1", machine.ports[name])):
+        done = machine.run("up")
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("leadline: ")]
+    assert said[0].startswith(f"leadline: {setting}: cannot listen on 127.0.0.1:{machine.ports[name]} (address already in use)")
+    assert f"or listen elsewhere: --set {setting}=127.0.0.1:" in said[0]
+    process = "engine" if name == "engine" else "collect"
+    assert said[1:] == [f"leadline: {process} could not start; its message is above"]
+    assert "Traceback" not in done.stderr

@@ -23,6 +23,7 @@ from leadline.settings import Settings
 _log = logging.getLogger("leadline.up")
 _CONFIG_FAULT = 2
 """Exit status of a command whose settings are at fault: starting it again would not help."""
+_FAULT_STOP_S = 5.0
 _SUPERVISOR = "LEADLINE_SUPERVISOR"
 """The variable that tells a process the pid of its supervisor."""
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -63,6 +64,9 @@ class Supervisor:
         self.children = [Child(name, arguments=arguments) for name in names]
         self._stopping = False
         self.failed = asyncio.Event()
+        """Set when a process cannot start, whatever is tried."""
+        self.fault = ""
+        """Which one, in words; "" while all can."""
 
     async def __aenter__(self) -> Self:
         for child in self.children:
@@ -72,7 +76,8 @@ class Supervisor:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Stops the processes, the engine last: the others need it to drain."""
         self._stopping = True
-        budget = self._settings.shutdown
+        # Where one cannot start, the others have hardly begun, and may wait in vain for it: what they acknowledged is on disk.
+        budget = min(self._settings.shutdown, _FAULT_STOP_S) if self.failed.is_set() else self._settings.shutdown
         await asyncio.gather(*(self._stop(child, budget) for child in self.children if child.name != "engine"))
         await asyncio.gather(*(self._stop(child, budget / 2) for child in self.children if child.name == "engine"))
 
@@ -86,9 +91,9 @@ class Supervisor:
             for url in urls:
                 while not await _answers(client, url):
                     if self.failed.is_set():
-                        raise LeadlineError("a process could not start; see its message above")
+                        raise LeadlineError(self.fault)
                     if time.monotonic() > until:
-                        raise LeadlineError(f"{url} did not answer within {timeout_s:.0f} s; see the messages above")
+                        raise LeadlineError(f"{url} did not answer within {timeout_s:.0f} s; see what the processes say")
                     await asyncio.sleep(0.05)
 
     async def _keep_running(self, child: Child) -> None:
@@ -100,6 +105,8 @@ class Supervisor:
             if self._stopping:
                 return
             if status == _CONFIG_FAULT:
+                where = "above" if self._output is None else f"in {self._output}"
+                self.fault = f"{child.name} could not start; its message is {where}"
                 self.failed.set()
                 return
             quick = 0 if time.monotonic() - started > _STEADY_S else min(quick + 1, len(_PAUSES_S))

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from leadline.errors import LeadlineError
 from leadline.settings import Settings, load
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML settings; every key has a default", show_default=False)]
@@ -55,7 +56,12 @@ def run_until_told(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told)
-        await main(stop)
+        try:
+            await main(stop)
+        except ExceptionGroup as group:  # of tasks that ran together: what a user can mend is said without the group
+            if group.split(LeadlineError)[1] is None:
+                raise _first(group) from None
+            raise
 
     try:
         import uvloop
@@ -63,3 +69,8 @@ def run_until_told(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *
         asyncio.run(run())
     else:
         uvloop.run(run())
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error

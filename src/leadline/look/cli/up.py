@@ -53,4 +53,4 @@ async def up(settings: Settings, arguments: list[str], stop: asyncio.Event) -> N
         for task in (stopped, failed, ready):
             task.cancel()
         if supervisor.failed.is_set():
-            raise LeadlineError("a process could not start; its message is above")
+            raise LeadlineError(supervisor.fault)
