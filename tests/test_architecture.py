@@ -11,11 +11,11 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "leadline"
 STAGES = ("receive", "journal", "decode", "sketch", "sample", "store", "evaluate", "act")
-BASE = ("errors", "clock", "names", "addresses", "expression", "settings", "_kernel")
+BASE = ("errors", "clock", "names", "addresses", "directories", "expression", "settings", "_kernel")
 ALLOWED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("errors", "clock", "names", "_kernel"), ()),
     "expression": ("errors", "model"),
-    **dict.fromkeys(("settings", "addresses"), ("errors",)),
+    **dict.fromkeys(("settings", "addresses", "directories"), ("errors",)),
     "model": ("errors", "names", "model", "_kernel"),
     "sdk": ("names", "sdk"),
     **{stage: (*BASE, "model", stage) for stage in STAGES},

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from leadline.errors import LeadlineError
+from leadline.look.up import Supervisor
+from leadline.settings import load
 from leadline.testing.processes import Processes, until
 
 
@@ -92,3 +95,23 @@ def test_a_taken_port_is_said_with_what_to_do(tmp_path: Path, setting: str, name
     process = "engine" if name == "engine" else "collect"
     assert said[1:] == [f"leadline: {process} could not start; its message is above"]
     assert "Traceback" not in done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_said_with_what_to_do(tmp_path: Path) -> None:
+    """Engine and collector name their setting, in a line each; `up` ends."""
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "leadline.look.cli", "up", *Processes(tmp_path / "file", ("shutdown=5s",)).options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "could not start; its message is above" in done.stderr
+    assert f"nothing can be kept in {tmp_path / 'file'}/" in done.stderr
+    assert "(not a directory)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_process_that_cannot_be_started_at_all_ends_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python is not where it was: said, and not waited for."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    async with Supervisor(load(overrides=[f"data={tmp_path}"], environ={}), []) as supervisor:
+        with pytest.raises(LeadlineError, match=f"could not start: {tmp_path / 'python'}: No such file"):
+            await supervisor.wait_ready()

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from leadline.directories import own_directory
 from leadline.journal.disk import sync_directory, write_fully
 from leadline.model.accounting import Ledger
 from leadline.model.blocks import Block
@@ -72,7 +73,8 @@ class State:
         self._memory: dict[str, bytes] | None = {} if directory is None else None
         self._outbox = Path() if directory is None else directory / "outbox"
         if directory is not None:
-            self._outbox.mkdir(parents=True, exist_ok=True)
+            own_directory("journal.dir", directory)
+            own_directory("journal.dir", self._outbox)
         path = ":memory:" if directory is None else directory / "state.db"
         self._db = sqlite3.connect(
             ":memory:" if directory is None else directory / "state.db", check_same_thread=False, isolation_level=None

@@ -100,7 +100,12 @@ class Supervisor:
         quick = 0
         while not self._stopping:
             started = time.monotonic()
-            child.process = await self._spawn(child)
+            try:
+                child.process = await self._spawn(child)
+            except OSError as error:
+                self.fault = f"{child.name} could not start: {sys.executable}: {error.strerror}"
+                self.failed.set()
+                return
             status = await child.process.wait()
             if self._stopping:
                 return

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from xml.sax.saxutils import escape
 
+from leadline.directories import cannot_keep, own_directory
 from leadline.errors import ConfigError
 from leadline.store import sql
 from leadline.store.engine import access, stitching, tokens
@@ -81,6 +82,8 @@ def writer_token(path: Path) -> str:
             message = f"{path}: expected a token of at least 16 characters, got {len(token)}. Remove the file; the next start makes one"
             raise ConfigError([message]) from None
         return token
+    except OSError as error:
+        raise cannot_keep("store.token_file", path, error) from error
     with os.fdopen(descriptor, "w") as file:
         token = secrets.token_urlsafe(32)
         file.write(token + "\n")
@@ -292,7 +295,7 @@ class Database:
         ConfigError
             If another engine has the directory, or chdb is not installed.
         """
-        self._own.mkdir(parents=True, exist_ok=True)
+        own_directory("engine.dir", self._own)
         self._take()
         (self._own / "users.xml").write_text(access.USERS)
         (self._own / "tmp").mkdir(exist_ok=True)
