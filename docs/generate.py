@@ -96,22 +96,15 @@ def fields_of(model: type[Config], prefix: str = "") -> Iterator[tuple[str, Fiel
             yield from fields_of(field.annotation, f"{path}.")
         else:
             yield path, field
-            for group in _groups(field.annotation):
+            for group in settings.groups_of(field.annotation):
                 yield from fields_of(group, f"{path}[].")
-
-
-def _groups(annotation: Any) -> Iterator[type[Config]]:
-    for part in get_args(annotation):
-        if isinstance(part, type) and issubclass(part, Config):
-            yield part
-        else:
-            yield from _groups(part)
 
 
 def _settings() -> Iterator[str]:
     yield "# Settings\n"
     yield "A YAML file (`--config`), environment variables (`LEADLINE_STAGE__KEY=value`) and `--set key.path=value` are laid over the defaults,"
     yield "in that order. Sizes are written `64MiB`, times `10s` or `1m30s`, shares `5%` or `0.05`; a plain number is bytes, seconds or a share."
+    yield "A list of one may be written as that one."
     yield "`leadline check` tells every fault at once, with its place.\n"
     own = {name: field for name, field in Settings.model_fields.items() if not _is_group(field)}
     yield "## At the top\n"

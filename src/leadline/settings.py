@@ -3,19 +3,20 @@
 `load(path, overrides)` reads a YAML file (an empty or absent one is fine: every key has a default), lays
 `LEADLINE_STAGE__KEY=value` variables and then `key.path=value` overrides over it, and reports every fault at once with
 file and line. Sizes are written ``64MiB``, times ``10s``, shares ``5%`` or ``0.05``; a plain number is bytes, seconds
-or a share.
+or a share. A list of one may be written as that one: ``rules: fraud.yaml``.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from leadline.errors import ConfigError
 
@@ -75,6 +76,14 @@ class Config(BaseModel):
     """A group of settings: unknown keys are faults, values never change once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_a_list(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        lists = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is list}
+        return {name: [value] if name in lists and isinstance(value, str) else value for name, value in given.items()}
 
 
 class ReceiveConfig(Config):
@@ -141,7 +150,25 @@ class KeepProbabilistic(Config):
     probabilistic: Share = Field(description="of all traces, kept at least, such as 5%")
 
 
-Keep = Literal["error", "slow", "always"] | KeepProbabilistic | KeepSlow | KeepExpression
+def _policy_kind(policy: object) -> str | None:
+    """Which of the policies is meant, so that a fault is told of that one alone. The tag's brackets keep it out of places."""
+    if isinstance(policy, str):
+        return "<name>"
+    keys = policy.keys() if isinstance(policy, dict) else type(policy).model_fields.keys() if isinstance(policy, Config) else set()
+    return next((f"<{kind}>" for kind in ("probabilistic", "slow", "expression") if kind in keys), None)
+
+
+Keep = Annotated[
+    Annotated[Literal["error", "slow", "always"], Tag("<name>")]
+    | Annotated[KeepProbabilistic, Tag("<probabilistic>")]
+    | Annotated[KeepSlow, Tag("<slow>")]
+    | Annotated[KeepExpression, Tag("<expression>")],
+    Discriminator(
+        _policy_kind,
+        custom_error_type="policy_unknown",
+        custom_error_message="expected error, slow, always, {probabilistic: 5%}, {slow: {threshold: 50ms}} or {expression: score > 0.9}",
+    ),
+]
 
 
 class BudgetConfig(Config):
@@ -304,7 +331,7 @@ def load(path: Path | None = None, overrides: Sequence[str] = (), environ: Mappi
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError([describe_fault(fault, places) for fault in error.errors()]) from error
+        raise ConfigError([describe_fault(fault, places, Settings) for fault in error.errors()]) from error
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], str]]:
@@ -349,16 +376,34 @@ def _note_lines(node: yaml.Node, keys: tuple[Any, ...], lines: dict[tuple[Any, .
             _note_lines(value, (*keys, index), lines)
 
 
-def describe_fault(fault: Any, places: Mapping[tuple[Any, ...], str]) -> str:
-    """A fault that pydantic found, with its key and its place."""
-    keys = tuple(fault["loc"])
+def describe_fault(fault: Any, places: Mapping[tuple[Any, ...], str], root: type[Config]) -> str:
+    """A fault that pydantic found in what should be a `root`, with its key and its place."""
+    keys = tuple(key for key in fault["loc"] if not str(key).startswith("<"))
     near = (places[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in places)
     within = (place for key, place in places.items() if key[: len(keys)] == keys)
     place = next(near, next(within, "settings"))
     shown = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
-    got = "" if fault["type"] == "missing" else f", got {fault.get('input')!r}"
-    message = fault["msg"].removeprefix("Value error, ")
+    got = "" if fault["type"] in ("missing", "extra_forbidden") else f", got {fault.get('input')!r}"
+    message = _no_such_key(root, keys) if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
     return placed(f"{shown}: {message[0].lower()}{message[1:]}{got}", place)
+
+
+def _no_such_key(root: type[Config], keys: Sequence[Any]) -> str:
+    groups = [root]
+    for key in (key for key in keys[:-1] if isinstance(key, str)):
+        fields = (field for group in groups for name, field in group.model_fields.items() if key == (field.alias or name))
+        groups = [found for field in fields for found in groups_of(field.annotation)]
+    known = [field.alias or name for group in groups for name, field in group.model_fields.items()]
+    near = difflib.get_close_matches(str(keys[-1]), known, 1)
+    return f"no such key; did you mean {near[0]}?" if near else f"no such key; expected one of {', '.join(known)}"
+
+
+def groups_of(annotation: Any) -> Iterator[type[Config]]:
+    """The groups of settings that a field of this type may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        yield annotation
+    for part in get_args(annotation):
+        yield from groups_of(part)
 
 
 def placed(message: str, place: str) -> str:

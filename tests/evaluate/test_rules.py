@@ -78,7 +78,7 @@ slos:
     assert f"({path}:4)" in text
     assert "slos[0].model: expected a model" in text
     assert f"{broken}: not YAML" in text
-    assert f"slo: extra inputs are not permitted, got [] ({typo}:2)" in text
+    assert f"slo: no such key; did you mean slos? ({typo}:2)" in text
     assert "absent.yaml: cannot be read" in text
     path.write_text(path.read_text().replace("100%", "99%"))
     with pytest.raises(ConfigError) as caught:

@@ -77,7 +77,7 @@ def test_a_fault_in_the_settings_is_said_once_and_ends(tmp_path: Path) -> None:
     assert len(lines) == 3
     assert f"{config}:2" in lines[0]
     assert "store.flush" in done.stderr
-    assert f"sampel: extra inputs are not permitted, got {{}} ({config}:3)" in done.stderr
+    assert f"sampel: no such key; did you mean sample? ({config}:3)" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -348,7 +348,7 @@ class _Loading:
         try:
             FileSpec.model_validate(tree)
         except ValidationError as error:
-            self.faults += [describe_fault(fault, places) for fault in error.errors()]
+            self.faults += [describe_fault(fault, places, FileSpec) for fault in error.errors()]
         model = tree.get("model")
         for section, kind in SECTIONS.items():
             items = tree.get(section)

@@ -81,7 +81,7 @@ def test_settings_that_cannot_be_read_are_told_with_their_places(tmp_path: Path)
     assert status == 1
     assert "journal.segment: input should be greater than 0, got 0 (leadline.yaml:1)" in told
     assert "alert.alertmanagers[0]: expected a URL such as http://127.0.0.1:9093, got 'localhost:9093' (leadline.yaml:2)" in told
-    assert "sampel: extra inputs are not permitted, got {'keep': []} (--set sampel.keep=[])" in told
+    assert "sampel: no such key; did you mean sample? (--set sampel.keep=[])" in told
 
 
 def test_without_a_store_only_the_traffic_is_left_out(tmp_path: Path) -> None:
