@@ -34,4 +34,11 @@ def test_what_belongs_to_somebody_else_is_said(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "state.db").write_text("")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / name)
     with pytest.raises(ConfigError, match="may not be written by"):
-        own_directory("journal.dir", tmp_path)
+        own_directory("journal.dir", tmp_path, "lock", "state.db")
+
+
+def test_what_else_lies_there_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume's `lost+found` is root's."""
+    (tmp_path / "lost+found").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "lost+found")
+    own_directory("journal.dir", tmp_path, "lock", "state.db")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from leadline.errors import ConfigError
+from leadline.errors import ConfigError, reason
 
 
 def split(address: str) -> tuple[str, int]:
@@ -33,12 +33,11 @@ def listening_socket(setting: str, address: str, *, backlog: int) -> socket.sock
 
 def cannot_listen(setting: str, address: str, error: Exception) -> ConfigError:
     """The error for an address that is taken, forbidden or not this machine's."""
-    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     shown_host, _, port = address.rpartition(":")
     other = f"{shown_host}:{int(port) + 10_000 if int(port) < 50_000 else 0}"
     return ConfigError(
         [
-            f"{setting}: cannot listen on {address} ({why[:1].lower()}{why[1:]}). Stop what listens there (ss -ltnp 'sport = :{port}' "
+            f"{setting}: cannot listen on {address} ({reason(error)}). Stop what listens there (ss -ltnp 'sport = :{port}' "
             f"names it), or listen elsewhere: --set {setting}={other}"
         ]
     )

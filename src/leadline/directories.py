@@ -6,14 +6,18 @@ import getpass
 import os
 from pathlib import Path
 
-from leadline.errors import ConfigError
+from leadline.errors import ConfigError, reason
 
 
-def own_directory(setting: str, path: Path) -> None:
-    """Makes the directory where it is missing. Raises `ConfigError`, saying which setting to change, where it or a file in it cannot be written."""
+def own_directory(setting: str, path: Path, *files: str) -> None:
+    """Makes the directory where it is missing.
+
+    Raises `ConfigError`, saying which setting to change, where it, or one of `files` that is in it already, cannot be written. What else lies
+    there does not matter: a volume of its own has a `lost+found`.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for found in (path, *path.iterdir()):
+        for found in (path, *(path / name for name in files if (path / name).exists())):
             if not os.access(found, os.W_OK):
                 raise PermissionError(0, f"{found} may not be written by {_user()}")
     except OSError as error:
@@ -22,10 +26,9 @@ def own_directory(setting: str, path: Path) -> None:
 
 def cannot_keep(setting: str, path: Path, error: OSError) -> ConfigError:
     """The error for a place that is not there, forbidden, or something else."""
-    why = error.strerror or str(error)
     return ConfigError(
         [
-            f"{setting}: nothing can be kept in {path} ({why[:1].lower()}{why[1:]}). "
+            f"{setting}: nothing can be kept in {path} ({reason(error)}). "
             f"Give it to the user who runs Leadline, or keep it elsewhere: --set {setting}=PATH, or --data DIR for everything"
         ]
     )

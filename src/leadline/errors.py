@@ -60,3 +60,9 @@ class Overloaded(RetryableError):
 
 class StoreError(RetryableError):
     """ClickHouse did not answer, or refused for a passing reason."""
+
+
+def reason(error: Exception) -> str:
+    """What the operating system says, to stand within a sentence."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{why[:1].lower()}{why[1:]}"

@@ -24,7 +24,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from leadline.directories import own_directory
 from leadline.errors import ConfigError, Overloaded
 from leadline.journal.disk import reserve, sync_directory, write_fully
 from leadline.journal.frames import HEAD, REQUESTS, Frame, Kind, digest_of, head_of, is_payload_of, read_frames
@@ -104,7 +103,7 @@ class Log:
         """Takes the directory; a second collector on it is refused."""
         if self._directory is None:
             return
-        own_directory("journal.dir", self._directory)
+        self._directory.mkdir(parents=True, exist_ok=True)
         self._lock_fd = os.open(self._directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -73,7 +73,7 @@ class State:
         self._memory: dict[str, bytes] | None = {} if directory is None else None
         self._outbox = Path() if directory is None else directory / "outbox"
         if directory is not None:
-            own_directory("journal.dir", directory)
+            own_directory("journal.dir", directory, "state.db", "lock")
             own_directory("journal.dir", self._outbox)
         path = ":memory:" if directory is None else directory / "state.db"
         self._db = sqlite3.connect(

@@ -295,7 +295,7 @@ class Database:
         ConfigError
             If another engine has the directory, or chdb is not installed.
         """
-        own_directory("engine.dir", self._own)
+        own_directory("engine.dir", self._own, "lock", "users.xml", "config.xml")
         self._take()
         (self._own / "users.xml").write_text(access.USERS)
         (self._own / "tmp").mkdir(exist_ok=True)
