@@ -12,6 +12,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -151,11 +152,10 @@ class KeepProbabilistic(Config):
 
 
 def _policy_kind(policy: object) -> str | None:
-    """Which of the policies is meant, so that a fault is told of that one alone. The tag's brackets keep it out of places."""
+    """Which of the policies is meant, so that a fault is told of that one alone."""
     if isinstance(policy, str):
         return "<name>"
-    keys = policy.keys() if isinstance(policy, dict) else type(policy).model_fields.keys() if isinstance(policy, Config) else set()
-    return next((f"<{kind}>" for kind in ("probabilistic", "slow", "expression") if kind in keys), None)
+    return next((f"<{kind}>" for kind in ("probabilistic", "slow", "expression") if isinstance(policy, dict) and kind in policy), None)
 
 
 Keep = Annotated[
@@ -378,7 +378,8 @@ def _note_lines(node: yaml.Node, keys: tuple[Any, ...], lines: dict[tuple[Any, .
 
 def describe_fault(fault: Any, places: Mapping[tuple[Any, ...], str], root: type[Config]) -> str:
     """A fault that pydantic found in what should be a `root`, with its key and its place."""
-    keys = tuple(key for key in fault["loc"] if not str(key).startswith("<"))
+    # After an index pydantic puts the tag of what was meant there; it is no key.
+    keys = tuple(key for before, key in pairwise((None, *fault["loc"])) if not (isinstance(before, int) and str(key).startswith("<")))
     near = (places[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in places)
     within = (place for key, place in places.items() if key[: len(keys)] == keys)
     place = next(near, next(within, "settings"))

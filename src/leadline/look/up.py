@@ -24,6 +24,7 @@ _log = logging.getLogger("leadline.up")
 _CONFIG_FAULT = 2
 """Exit status of a command whose settings are at fault: starting it again would not help."""
 _FAULT_STOP_S = 5.0
+"""What the others get to stop where one cannot start: they have hardly begun, and may wait in vain for it."""
 _SUPERVISOR = "LEADLINE_SUPERVISOR"
 """The variable that tells a process the pid of its supervisor."""
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -76,7 +77,6 @@ class Supervisor:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Stops the processes, the engine last: the others need it to drain."""
         self._stopping = True
-        # Where one cannot start, the others have hardly begun, and may wait in vain for it: what they acknowledged is on disk.
         budget = min(self._settings.shutdown, _FAULT_STOP_S) if self.failed.is_set() else self._settings.shutdown
         await asyncio.gather(*(self._stop(child, budget) for child in self.children if child.name != "engine"))
         await asyncio.gather(*(self._stop(child, budget / 2) for child in self.children if child.name == "engine"))

@@ -14,8 +14,6 @@ from leadline.errors import InvalidRequest, TooLarge
 from leadline.receive.limits import Lease
 
 ENCODINGS = ("gzip", "deflate", "zstd")
-_ALIASES = {"x-gzip": "gzip", "zlib": "deflate"}
-"""The first is in RFC 9110; the second is what the OpenTelemetry Collector's exporter calls HTTP's deflate."""
 ON_LOOP_IN = 64 * 1024
 ON_LOOP_OUT = 2**20
 THREADS = 2
@@ -67,9 +65,13 @@ class Decompressor:
 
 
 def content_encoding(header: bytes) -> str:
-    """One of `ENCODINGS`, as its usual name; "" for none; what is unknown as it was sent, in small letters."""
-    name = header.strip().lower().decode("latin-1")
-    return "" if name == "identity" else _ALIASES.get(name, name)
+    """One of `ENCODINGS`; "" for none; what is unknown as it was sent, in small letters.
+
+    `x-gzip` is gzip (RFC 9110), and `zlib` is what the OpenTelemetry Collector's exporter calls HTTP's deflate.
+    """
+    sent = header.strip().lower().decode("latin-1")
+    name = "deflate" if sent == "zlib" else sent.removeprefix("x-")
+    return name if name in ENCODINGS else "" if sent == "identity" else sent
 
 
 def sniffed_encoding(body: bytes) -> str | None:

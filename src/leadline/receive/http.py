@@ -181,13 +181,14 @@ class _Endpoint:
 
     async def _take(self, scope: Scope, headers: dict[bytes, bytes], media: bytes, receive: Receive) -> Receipt | None:
         receiver = self._receiver
-        self._check(scope["method"], headers, media, too_many=scope["state"]["too_many"])
+        encoding = content_encoding(headers.get(b"content-encoding", b""))
+        self._check(scope["method"], headers, media, encoding, too_many=scope["state"]["too_many"])
         with receiver.budget.lease() as lease:
             body = await self._read(headers, receive, lease)
             if body is None:
                 return None
             try:
-                if encoding := content_encoding(headers.get(b"content-encoding", b"")):
+                if encoding:
                     body = await receiver._decompressor.decompressed(encoding, body, lease)
                 if media == JSON:
                     body = await self._off_loop(otlp_json.transcode, self._signal, body, receiver._config.max_bytes, size=len(body))
@@ -198,7 +199,7 @@ class _Endpoint:
                 raise
             return await receiver._intake.accept(self._signal, body)
 
-    def _check(self, method: str, headers: dict[bytes, bytes], media: bytes, *, too_many: bool) -> None:
+    def _check(self, method: str, headers: dict[bytes, bytes], media: bytes, encoding: str, *, too_many: bool) -> None:
         """Refuses what need not be read."""
         if method != "POST":
             text = f"expected POST, got {method[:20]}. Send OTLP requests as POST."
@@ -212,7 +213,6 @@ class _Endpoint:
             got = headers.get(b"content-type", b"none")[:80].decode("latin-1")
             text = f"content-type: expected application/x-protobuf or application/json, got {got}."
             raise _Refused(Refusal(Outcome.UNSUPPORTED, 415, code_pb2.INVALID_ARGUMENT, text))
-        encoding = content_encoding(headers.get(b"content-encoding", b""))
         if encoding not in (*ENCODINGS, ""):
             text = f"content-encoding: expected one of {', '.join(ENCODINGS)}, got {encoding[:40]}."
             accepted = ((b"accept-encoding", ", ".join(ENCODINGS).encode()),)

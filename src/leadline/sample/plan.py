@@ -20,6 +20,10 @@ ORDINARY_SHARE = 0.2
 """Of the budget, for traces that no policy raises, when policies alone would use it up: an incident must not leave the rest of the
 traffic without a sample to estimate it from."""
 
+BATCH_SHARE = 0.5
+"""Of the tokens, the most that one batch spends. A burst comes in several batches: if the first took all, the others would be
+kept with `P_MIN`, so nearly always not at all, and the sum of weights would miss them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -57,11 +61,6 @@ class Plan:
         value: dict[str, Any] = json.loads(text)
         slow = {(model, version, role): float(limit) for model, version, role, limit in value["slow_ns"]}
         return cls(value["revision"], value["base"], value["scale"], slow)
-
-
-BATCH_SHARE = 0.5
-"""Of the tokens, the most that one batch spends. A burst comes in several batches: if the first took all, the others would be
-kept with `P_MIN`, so nearly always not at all, and the sum of weights would miss them."""
 
 
 class Planner:
